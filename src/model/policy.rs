@@ -1,0 +1,65 @@
+//! What an environment asks of the ingress: doors, limits and times.
+//!
+//! Stored with the environment and carried to every proxy. Absent times mean
+//! "never", because agent runs are long.
+
+use serde::{Deserialize, Serialize};
+
+/// An environment's policy. Times are milliseconds, sizes are bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Whether `X-Deployment-ID` on a request may choose another open pool.
+    pub pins: Door,
+    /// Whether deployment hosts reach this environment's pools. `None`: open
+    /// everywhere but in `production`, where such a host would be a second door
+    /// to its secrets.
+    pub deployment_hosts: Option<Door>,
+    /// Largest request body, in bytes; 0 means no limit.
+    pub request_body_max: u64,
+    /// Longest wait for a connection to a replica.
+    pub connect_timeout_ms: u64,
+    /// Longest wait for a replica to begin its answer; 0 means no limit.
+    pub response_start_timeout_ms: u64,
+    /// Longest pause inside a unary answer; 0 means no limit. Server-sent
+    /// events, WebSockets and gRPC streams may pause for ever.
+    pub response_idle_timeout_ms: u64,
+    /// Longest wait for running requests when a pool is to be stopped.
+    pub max_drain_ms: u64,
+}
+
+/// Whether a way in is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// Requests may come this way.
+    Open,
+    /// They may not.
+    Off,
+}
+
+impl Policy {
+    /// Whether deployment hosts are open in the environment of this name.
+    pub fn deployment_hosts_open(&self, environment: &str) -> bool {
+        match self.deployment_hosts {
+            Some(door) => door == Door::Open,
+            None => environment != "production",
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            pins: Door::Open,
+            deployment_hosts: None,
+            // 100 MiB: larger than any prompt with attachments, small enough to bound a mistake.
+            request_body_max: 100 * 1024 * 1024,
+            connect_timeout_ms: 5_000,
+            response_start_timeout_ms: 0,
+            // 5 min: agents think for minutes between two writes of one answer.
+            response_idle_timeout_ms: 300_000,
+            max_drain_ms: 900_000,
+        }
+    }
+}
