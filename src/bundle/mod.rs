@@ -1,0 +1,1 @@
+//! Bundles: packing a directory, checking what arrived, unpacking it once.

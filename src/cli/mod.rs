@@ -1,0 +1,1 @@
+//! The command line: arguments, client and output, one file per noun.

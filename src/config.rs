@@ -1,0 +1,1 @@
+//! Settings gathered from flags, environment and file.

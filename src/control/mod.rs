@@ -1,0 +1,1 @@
+//! Control plane rules and the REST API that asks for them.

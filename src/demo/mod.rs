@@ -1,0 +1,1 @@
+//! The built-in agent worker of `repoint up --demo`.

@@ -1,0 +1,1 @@
+//! Ask, then insist: how things are stopped.

@@ -1,0 +1,1 @@
+//! What the control plane knows of its proxies, as pure values.

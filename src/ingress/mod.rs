@@ -1,0 +1,1 @@
+//! The data plane: from an accepted connection to a replica and back.

@@ -1,0 +1,1 @@
+//! What replicas print: bounded files, read and followed.

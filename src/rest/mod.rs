@@ -1,0 +1,1 @@
+//! REST request and answer shapes, shared by control plane and command line.

@@ -1,0 +1,1 @@
+//! What a request resolves to: host or header, environment, pool.

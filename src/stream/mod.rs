@@ -1,0 +1,1 @@
+//! The control stream, both ends side by side.

@@ -1,0 +1,1 @@
+//! Protobuf forms of the control stream and their conversion to the model.
