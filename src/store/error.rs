@@ -1,0 +1,50 @@
+//! Why the store could not answer, told so that a person knows what to do.
+
+/// Why the store could not answer. Reads as "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory is used by another process.
+    #[error("use {0} as data directory: another repoint process owns it; stop that one, or give another --data-dir")]
+    Owned(std::path::PathBuf),
+    /// The data directory cannot be read or written.
+    #[error("use {path} as data directory: {source}; check its owner and mode, or give another --data-dir")]
+    Unusable {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Written by a newer Repoint.
+    #[error("open the store: its schema {found} is newer than this repoint knows ({known}); run the newer repoint")]
+    Newer {
+        /// What the file has.
+        found: i64,
+        /// What this build knows.
+        known: i64,
+    },
+    /// A host is claimed by another environment.
+    #[error("claim host {host}: environment {owner} has it")]
+    HostTaken {
+        /// The host.
+        host: String,
+        /// Whose it is.
+        owner: crate::model::id::EnvironmentId,
+    },
+    /// A unique name is used already.
+    #[error("use the name {0}: it is taken")]
+    NameTaken(String),
+    /// A cursor that no list gave.
+    #[error("read the cursor: pass next_cursor of an earlier answer as it was")]
+    Cursor,
+    /// A stored value that this build cannot read.
+    #[error("read a stored {what}: {detail}")]
+    Corrupt {
+        /// Which noun.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The database failed.
+    #[error("use the database")]
+    Database(#[from] sqlx::Error),
+}
