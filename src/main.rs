@@ -1,1 +1,3 @@
-fn main(){}
+//! The `repoint` binary: arguments to exit code.
+
+fn main() {}

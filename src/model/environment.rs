@@ -158,9 +158,9 @@ fn is_terminated(state: PoolState) -> bool {
 mod tests {
     use super::*;
     use crate::model::deployment::{HostHeader, Source};
+    use crate::model::history::Entry;
     use crate::model::manifest::Protocol;
     use crate::model::pool::{Endpoint, EndpointState, PoolKey};
-    use crate::model::history::Entry;
     use uuid::Uuid;
 
     fn environment(pointer: Option<u128>) -> Environment {
@@ -237,9 +237,15 @@ mod tests {
     fn what_is_current_already_moves_nothing() {
         let running = pool(PoolState::Running, true);
         let mut environment = environment(Some(1));
-        assert_eq!(environment.promote(&deployment(1, 10), Some(&running), Ask::default()), Ok(Decision::AlreadyCurrent));
+        assert_eq!(
+            environment.promote(&deployment(1, 10), Some(&running), Ask::default()),
+            Ok(Decision::AlreadyCurrent)
+        );
         environment.locked = Some("freeze".into());
-        assert_eq!(environment.promote(&deployment(1, 10), Some(&running), Ask::default()), Ok(Decision::AlreadyCurrent));
+        assert_eq!(
+            environment.promote(&deployment(1, 10), Some(&running), Ask::default()),
+            Ok(Decision::AlreadyCurrent)
+        );
     }
 
     #[test]

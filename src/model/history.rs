@@ -122,7 +122,7 @@ mod tests {
     fn two_rollbacks_walk_back_two_steps() {
         let [a, b, c] = [1, 2, 3].map(deployment);
         let mut history = History::default();
-        [a, b, c].map(|d| history.push(d));
+        [a, b, c].into_iter().for_each(|d| history.push(d));
         assert_eq!(history.rollback(None), Ok(b));
         assert_eq!(history.rollback(None), Ok(a));
         assert_eq!(history.rollback(None), Err(Refused::NoRollbackTarget));
@@ -143,7 +143,7 @@ mod tests {
     fn an_asked_target_pops_down_to_it() {
         let [a, b, c, never] = [1, 2, 3, 4].map(deployment);
         let mut history = History::default();
-        [a, b, c].map(|d| history.push(d));
+        [a, b, c].into_iter().for_each(|d| history.push(d));
         assert_eq!(history.rollback(Some(never)), Err(Refused::NotInHistory));
         assert_eq!(history.rollback(Some(a)), Ok(a));
         assert_eq!(history.rollback(Some(b)), Err(Refused::NotInHistory));
@@ -154,7 +154,7 @@ mod tests {
     fn targets_that_no_longer_exist_are_skipped_and_named() {
         let [a, gone, c] = [1, 2, 3].map(deployment);
         let mut history = History::default();
-        [a, gone, c].map(|d| history.push(d));
+        [a, gone, c].into_iter().for_each(|d| history.push(d));
         let target = history.stack().target(None, |d| d != gone).unwrap();
         assert_eq!((target.deployment, target.skipped), (a, vec![gone]));
         assert_eq!(history.stack().target(None, |_| false), Err(Refused::NoRollbackTarget));

@@ -18,7 +18,9 @@ pub struct HostPattern(String);
 
 /// Why a text is not a host. Reads as "failed to …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use {0:?} as a host: give a DNS name such as agents.example.com, or *.example.com, without scheme, port or path")]
+#[error(
+    "use {0:?} as a host: give a DNS name such as agents.example.com, or *.example.com, without scheme, port or path"
+)]
 pub struct InvalidHost(String);
 
 impl HostPattern {

@@ -101,7 +101,9 @@ pub enum InvalidManifest {
     #[error("read repoint.toml: {0}")]
     Syntax(String),
     /// There is nothing to run.
-    #[error("read repoint.toml: worker.command is empty; give the program and its arguments, as [\"python3\", \"worker.py\"]")]
+    #[error(
+        "read repoint.toml: worker.command is empty; give the program and its arguments, as [\"python3\", \"worker.py\"]"
+    )]
     NoCommand,
     /// The probe could never succeed.
     #[error("read repoint.toml: worker.health_path {0:?} must start with / and hold visible ASCII only")]
@@ -202,7 +204,8 @@ impl TryFrom<String> for Span {
 
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no length of time; write it as \"250ms\", \"120s\", \"5m\" or \"1h\"");
-        let (number, unit_ms) = split_unit(&text, &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]).ok_or_else(wrong)?;
+        let (number, unit_ms) =
+            split_unit(&text, &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]).ok_or_else(wrong)?;
         let ms = number.checked_mul(unit_ms).ok_or_else(wrong)?;
         Ok(Self(std::time::Duration::from_millis(ms)))
     }

@@ -85,7 +85,14 @@ pub struct Pool {
 impl Pool {
     /// A wanted pool without replicas.
     pub fn starting(key: PoolKey, bounds: Bounds) -> Self {
-        Self { key, state: PoolState::Starting, bounds, closing_revision: None, closing_since: None, endpoints: Vec::new() }
+        Self {
+            key,
+            state: PoolState::Starting,
+            bounds,
+            closing_revision: None,
+            closing_since: None,
+            endpoints: Vec::new(),
+        }
     }
 
     /// Whether a pointer may move to it now (invariant 8).

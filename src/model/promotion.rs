@@ -76,7 +76,9 @@ pub enum Refused {
     #[error("no such deployment in this environment's project; deploy it there first")]
     OtherProject,
     /// The pool was terminated on purpose.
-    #[error("the deployment was terminated in this environment; start it first with `repoint deployment start`, or promote with start: true")]
+    #[error(
+        "the deployment was terminated in this environment; start it first with `repoint deployment start`, or promote with start: true"
+    )]
     Terminated,
     /// The caller expected another current deployment.
     #[error("the environment's pointer moved meanwhile; look at its current deployment and decide again")]
