@@ -35,12 +35,12 @@ fn every_message_field_and_value_is_explained() {
 
 fn compile(root: &Path) -> String {
     let descriptors = protox::compile([PROTO], [root.join("proto")]).expect("the .proto is valid");
-    let out = tempfile::tempdir().unwrap();
+    let out = tempfile::tempdir().expect("a folder to compile into");
     tonic_prost_build::configure()
         .bytes(".")
         .build_transport(false)
         .out_dir(out.path())
         .compile_fds(descriptors)
         .expect("the .proto compiles");
-    std::fs::read_to_string(out.path().join("repoint.control.v1.rs")).unwrap()
+    std::fs::read_to_string(out.path().join("repoint.control.v1.rs")).expect("the compiled file")
 }

@@ -70,3 +70,8 @@ pub enum Error {
         what: &'static str,
     },
 }
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
