@@ -1,1 +1,184 @@
-//! What the control plane knows of its proxies, as pure values.
+//! What the control plane knows of its proxies: who is there, what each has
+//! applied, and what still runs on what is to be stopped.
+//!
+//! Owns the members and every conclusion drawn from them. The conclusions are
+//! pure ([`members`], `now` is an argument); [`Fleet`] adds a lock and a bell.
+//! Knows neither messages nor the store: `stream::server` reports here,
+//! `control` waits for a move to be applied, `worker` for pools to be idle.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::fleet::member::{Greeting, Refused, Report};
+use crate::fleet::members::{Members, ProxyView, Session};
+use crate::fleet::propagation::Propagation;
+use crate::model::id::EndpointId;
+use crate::model::pool::PoolKey;
+use crate::model::revision::Revision;
+
+pub mod member;
+pub mod members;
+pub mod propagation;
+
+/// How silence is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Heard within this long: live. 10 s: ten statuses, so that one slow
+    /// snapshot or a stalled machine does not make a proxy suspect.
+    pub live: Duration,
+    /// Heard within this long: suspect, and still waited for. 60 s: three of the
+    /// longest reconnect delays.
+    pub suspect: Duration,
+    /// Gone for this long: no longer waited for when something is to be stopped.
+    /// 5 min: a proxy cut off from here may be serving all that time.
+    pub gone_grace: Duration,
+    /// Silent for this long: forgotten.
+    pub forget: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            live: Duration::from_secs(10),
+            suspect: Duration::from_secs(60),
+            gone_grace: Duration::from_secs(300),
+            forget: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+/// The proxies, shared. Cheap to clone.
+#[derive(Clone)]
+pub struct Fleet(Arc<Shared>);
+
+struct Shared {
+    members: Mutex<Members>,
+    changed: watch::Sender<u64>,
+}
+
+impl Fleet {
+    /// Nobody yet.
+    pub fn new(config: Config) -> Self {
+        let members = Mutex::new(Members::new(config, Instant::now()));
+        Self(Arc::new(Shared { members, changed: watch::Sender::new(0) }))
+    }
+
+    /// A proxy has opened a stream; the session names it in every further call.
+    pub fn hello(&self, greeting: Greeting) -> Session {
+        let session = self.members().hello(greeting, Instant::now());
+        self.ring();
+        session
+    }
+
+    /// A proxy has published `applied`, and has `durable` on disk.
+    pub fn ack(&self, session: &Session, applied: Option<Revision>, durable: Option<Revision>) {
+        let changed = self.members().ack(session, applied, durable, Instant::now());
+        self.ring_if(changed);
+    }
+
+    /// A proxy has refused a change.
+    pub fn nack(&self, session: &Session, refused: Refused) {
+        let changed = self.members().nack(session, refused, Instant::now());
+        self.ring_if(changed);
+    }
+
+    /// A proxy has said what it is doing.
+    pub fn status(&self, session: &Session, report: Report) {
+        let changed = self.members().status(session, report, Instant::now());
+        self.ring_if(changed);
+    }
+
+    /// Whether this stream still speaks for its proxy; a newer one of the same
+    /// instance takes its place.
+    pub fn is_current(&self, session: &Session) -> bool {
+        self.members().is_current(session)
+    }
+
+    /// A proxy has stopped for good.
+    pub fn goodbye(&self, session: &Session) {
+        let changed = self.members().goodbye(session);
+        self.ring_if(changed);
+    }
+
+    /// A stream has ended; the proxy is still waited for.
+    pub fn lost(&self, session: &Session) {
+        let changed = self.members().lost(session);
+        self.ring_if(changed);
+    }
+
+    /// Who has applied `revision`, as things are.
+    pub fn propagation(&self, revision: Revision) -> Propagation {
+        self.members().propagation(revision, Instant::now())
+    }
+
+    /// Waits until every live and suspect proxy has applied `revision`, until
+    /// those that have not have refused it for good, or for `deadline`.
+    pub async fn wait_applied(&self, revision: Revision, deadline: Duration) -> Propagation {
+        let started = Instant::now();
+        let mut changed = self.watch();
+        loop {
+            changed.borrow_and_update();
+            let now = Instant::now();
+            let elapsed = now.duration_since(started);
+            let (propagation, transition) = {
+                let members = self.members();
+                (members.propagation(revision, now), members.next_transition(now))
+            };
+            if propagation.is_settled(revision) || elapsed >= deadline {
+                return propagation.after(elapsed);
+            }
+            // A member that falls silent changes the answer without a word.
+            let until_transition = transition.map_or(deadline, |at| at.saturating_duration_since(now));
+            let pause = until_transition.min(deadline.saturating_sub(elapsed));
+            // Either outcome leads to another look. The bell cannot close: `self` holds it.
+            let _ = tokio::time::timeout(pause, changed.changed()).await;
+        }
+    }
+
+    /// A bell that rings whenever a conclusion may have changed.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Whether no proxy holds a request on this pool, which the change at
+    /// `closing` closed.
+    pub fn drained_pool(&self, pool: PoolKey, closing: Revision) -> bool {
+        self.members().is_pool_drained(pool, closing, Instant::now())
+    }
+
+    /// Whether no proxy holds a request on this endpoint, which the change at
+    /// `draining` marked draining or removed.
+    pub fn drained_endpoint(&self, endpoint: EndpointId, draining: Revision) -> bool {
+        self.members().is_endpoint_drained(endpoint, draining, Instant::now())
+    }
+
+    /// Requests on a pool, summed over the proxies that are not gone, as last reported.
+    pub fn in_flight(&self, pool: PoolKey) -> u64 {
+        self.members().in_flight(pool, Instant::now())
+    }
+
+    /// Every proxy that is remembered.
+    pub fn proxies(&self) -> Vec<ProxyView> {
+        self.members().proxies(Instant::now())
+    }
+
+    fn ring_if(&self, changed: bool) {
+        if changed {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        self.0.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        // Every change to the members is one assignment; a panic leaves nothing half-done.
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

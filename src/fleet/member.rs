@@ -1,0 +1,244 @@
+//! One run of one proxy: what it last said, and how its silence is read.
+//!
+//! Pure: `now` is an argument. [`members`](crate::fleet::members) draws the
+//! conclusions over all of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::fleet::Config;
+use crate::model::id::{EndpointId, InstanceId};
+use crate::model::pool::PoolKey;
+use crate::model::revision::Revision;
+
+/// How a proxy introduces itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Greeting {
+    /// The proxy; it keeps its name over restarts.
+    pub proxy_id: String,
+    /// This run of it.
+    pub instance_id: InstanceId,
+    /// Its software and version.
+    pub build: String,
+    /// Where it runs.
+    pub zone: String,
+    /// Where its stream comes from.
+    pub address: SocketAddr,
+    /// The revision it serves, where that is known to be one of this store's
+    /// history; `None` while it serves nothing, or something else.
+    pub applied: Option<Revision>,
+}
+
+/// A change that a proxy refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The revision it did not move to.
+    pub revision: Revision,
+    /// Why.
+    pub reason: Reason,
+    /// What is wrong, for people.
+    pub detail: String,
+}
+
+/// Why a proxy refuses a change: the control stream's closed list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// A record breaks a rule or names one that does not exist.
+    Invalid,
+    /// It needs a newer proxy.
+    Unsupported,
+    /// It belongs to another history than the proxy's table.
+    WrongLineage,
+    /// It does not begin where the proxy's table stands.
+    Gap,
+    /// The records do not add up to the digest.
+    DigestMismatch,
+    /// It is larger than the proxy accepts.
+    TooLarge,
+    /// A snapshot without the stamp deletes too much.
+    MassChange,
+}
+
+impl Reason {
+    /// The word used in the API and in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::WrongLineage => "wrong_lineage",
+            Self::Gap => "gap",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::TooLarge => "too_large",
+            Self::MassChange => "mass_change",
+        }
+    }
+
+    /// Whether sending the same state again, as a snapshot, cannot help.
+    pub fn is_lasting(self) -> bool {
+        match self {
+            Self::Invalid | Self::Unsupported | Self::TooLarge | Self::MassChange => true,
+            Self::WrongLineage | Self::Gap | Self::DigestMismatch => false,
+        }
+    }
+}
+
+/// What a proxy says it is doing: one whole status.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// The revision it served before it read its counters; `None` while that is
+    /// not one of this store's history.
+    pub applied: Option<Revision>,
+    /// Closing pools with running requests.
+    pub busy_pools: Vec<(PoolKey, u64)>,
+    /// Draining endpoints with running requests.
+    pub busy_endpoints: Vec<(EndpointId, u64)>,
+    /// The lists are not complete: nothing follows from absence.
+    pub truncated: bool,
+    /// Requests running on pools whose load changed.
+    pub in_flight: Vec<(PoolKey, u64)>,
+}
+
+/// How much is known about a proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// Heard just now.
+    Live,
+    /// Silent for a while, still waited for.
+    Suspect,
+    /// Silent for long.
+    Gone,
+}
+
+/// One run of one proxy.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) greeting: Greeting,
+    /// The stream that speaks for it; `None` between streams.
+    pub(super) stream: Option<u64>,
+    pub(super) heard: Instant,
+    pub(super) applied: Option<Revision>,
+    pub(super) durable: Option<Revision>,
+    pub(super) refused: Option<Refused>,
+    proof: Option<Proof>,
+    in_flight: HashMap<PoolKey, u64>,
+}
+
+/// What the last status proves.
+#[derive(Debug, PartialEq, Eq)]
+struct Proof {
+    applied: Revision,
+    busy_pools: BTreeSet<PoolKey>,
+    busy_endpoints: BTreeSet<EndpointId>,
+}
+
+impl Member {
+    pub(super) fn new(greeting: Greeting, stream: u64, now: Instant) -> Self {
+        Self {
+            applied: greeting.applied,
+            greeting,
+            stream: Some(stream),
+            heard: now,
+            durable: None,
+            refused: None,
+            proof: None,
+            in_flight: HashMap::new(),
+        }
+    }
+
+    /// The same run has opened another stream. Its last status still holds: what
+    /// closed and went idle takes no requests until a newer change opens it.
+    pub(super) fn greet_again(&mut self, greeting: Greeting, stream: u64, now: Instant) {
+        self.applied = greeting.applied;
+        self.greeting = greeting;
+        self.stream = Some(stream);
+        self.heard = now;
+        // It says so again if it still refuses.
+        self.refused = None;
+        // So does the first status of a stream with every count that is not zero.
+        self.in_flight.clear();
+        if self.applied.is_none() {
+            // It serves another history: nothing it said counts in this one.
+            self.proof = None;
+        }
+    }
+
+    /// Acks are cumulative and may overtake each other: watermarks only grow.
+    /// Answers whether anything did.
+    pub(super) fn ack(&mut self, applied: Option<Revision>, durable: Option<Revision>) -> bool {
+        let grown = applied > self.applied || durable > self.durable;
+        self.applied = self.applied.max(applied);
+        self.durable = self.durable.max(durable);
+        let healed = self.refused.as_ref().is_some_and(|refused| self.applied >= Some(refused.revision));
+        if healed {
+            self.refused = None;
+        }
+        grown || healed
+    }
+
+    /// Takes a whole status. Answers whether it says something new.
+    pub(super) fn report(&mut self, report: Report) -> bool {
+        // The load list holds only pools whose load moved; closing pools that
+        // have left the table are in the busy list alone. Counts prove nothing,
+        // so they ring no bell.
+        for (pool, count) in report.in_flight.into_iter().chain(report.busy_pools.iter().copied()) {
+            match count {
+                0 => self.in_flight.remove(&pool),
+                _ => self.in_flight.insert(pool, count),
+            };
+        }
+        let proof = report.applied.filter(|_| !report.truncated).map(|applied| Proof {
+            applied,
+            busy_pools: report.busy_pools.into_iter().map(|(pool, _)| pool).collect(),
+            busy_endpoints: report.busy_endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
+        });
+        let changed = self.proof != proof;
+        self.proof = proof;
+        changed
+    }
+
+    pub(super) fn state(&self, config: &Config, now: Instant) -> State {
+        match self.silent(now) {
+            silent if silent <= config.live => State::Live,
+            silent if silent <= config.suspect => State::Suspect,
+            _ => State::Gone,
+        }
+    }
+
+    pub(super) fn silent(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
+    }
+
+    /// When its state changes next if it stays silent.
+    pub(super) fn next_transition(&self, config: &Config, now: Instant) -> Option<Instant> {
+        // Just past the limit: at the limit it is still what it was.
+        let past = |limit: Duration| self.heard + limit + Duration::from_millis(1);
+        match self.state(config, now) {
+            State::Live => Some(past(config.live)),
+            State::Suspect => Some(past(config.suspect)),
+            State::Gone => None,
+        }
+    }
+
+    /// Whether it still has to be waited for before something is stopped that
+    /// it has not shown idle.
+    pub(super) fn may_serve(&self, config: &Config, now: Instant) -> bool {
+        self.silent(now) <= config.suspect + config.gone_grace
+    }
+
+    pub(super) fn shows_pool_idle(&self, pool: PoolKey, closing: Revision) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.applied >= closing && !proof.busy_pools.contains(&pool))
+    }
+
+    pub(super) fn shows_endpoint_idle(&self, endpoint: EndpointId, draining: Revision) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.applied >= draining && !proof.busy_endpoints.contains(&endpoint))
+    }
+
+    pub(super) fn in_flight_on(&self, pool: PoolKey) -> u64 {
+        self.in_flight.get(&pool).copied().unwrap_or(0)
+    }
+
+    pub(super) fn in_flight_total(&self) -> u64 {
+        self.in_flight.values().sum()
+    }
+}

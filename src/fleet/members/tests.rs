@@ -1,0 +1,287 @@
+//! What follows from what proxies say, and from their silence.
+
+use uuid::Uuid;
+
+use super::*;
+use crate::fleet::member::Reason;
+
+/// Members, a clock and short names.
+struct Table {
+    members: Members,
+    start: Instant,
+}
+
+impl Table {
+    fn new() -> Self {
+        let start = Instant::now();
+        Self { members: Members::new(Config::default(), start), start }
+    }
+
+    fn at(&self, seconds: u64) -> Instant {
+        self.start + Duration::from_secs(seconds)
+    }
+
+    fn joins(&mut self, proxy: &str, applied: Option<u64>, seconds: u64) -> Session {
+        self.joins_as(proxy, 1, applied, seconds)
+    }
+
+    fn joins_as(&mut self, proxy: &str, instance: u128, applied: Option<u64>, seconds: u64) -> Session {
+        let greeting = Greeting {
+            proxy_id: proxy.into(),
+            instance_id: Uuid::from_u128(instance).into(),
+            build: "repoint/test".into(),
+            zone: String::new(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            applied: applied.map(Revision),
+        };
+        let now = self.at(seconds);
+        self.members.hello(greeting, now)
+    }
+
+    fn acks(&mut self, session: &Session, applied: u64, seconds: u64) -> bool {
+        let now = self.at(seconds);
+        self.members.ack(session, Some(Revision(applied)), None, now)
+    }
+
+    fn refuses(&mut self, session: &Session, revision: u64, reason: Reason, seconds: u64) {
+        let now = self.at(seconds);
+        let refused = Refused { revision: Revision(revision), reason, detail: "host taken".into() };
+        self.members.nack(session, refused, now);
+    }
+
+    /// A whole status: the pools and endpoints named are busy.
+    fn says(&mut self, session: &Session, applied: u64, busy: &[u128], seconds: u64) {
+        self.reports(session, report(Some(applied), busy), seconds);
+    }
+
+    fn reports(&mut self, session: &Session, report: Report, seconds: u64) {
+        let now = self.at(seconds);
+        self.members.status(session, report, now);
+    }
+
+    fn propagation(&self, revision: u64, seconds: u64) -> Propagation {
+        self.members.propagation(Revision(revision), self.at(seconds))
+    }
+
+    fn drained(&self, n: u128, closing: u64, seconds: u64) -> bool {
+        let now = self.at(seconds);
+        let pool = self.members.is_pool_drained(pool(n), Revision(closing), now);
+        let endpoint = self.members.is_endpoint_drained(Uuid::from_u128(n).into(), Revision(closing), now);
+        assert_eq!(pool, endpoint, "pools and endpoints follow one rule");
+        pool
+    }
+}
+
+fn pool(n: u128) -> PoolKey {
+    PoolKey { environment: Uuid::from_u128(n).into(), deployment: Uuid::from_u128(n).into() }
+}
+
+fn report(applied: Option<u64>, busy: &[u128]) -> Report {
+    Report {
+        applied: applied.map(Revision),
+        busy_pools: busy.iter().map(|n| (pool(*n), 2)).collect(),
+        busy_endpoints: busy.iter().map(|n| (Uuid::from_u128(*n).into(), 2)).collect(),
+        truncated: false,
+        in_flight: Vec::new(),
+    }
+}
+
+#[test]
+fn a_change_is_complete_when_every_live_and_suspect_proxy_has_applied_it() {
+    let mut table = Table::new();
+    let (a, b) = (table.joins("a", Some(6), 0), table.joins("b", Some(7), 0));
+    let propagation = table.propagation(7, 0);
+    assert_eq!((propagation.required, propagation.applied, propagation.complete), (2, 1, false));
+
+    assert!(table.acks(&a, 7, 1));
+    assert!(table.propagation(7, 1).complete);
+    // b has been silent for 50 s: suspect, and still waited for.
+    assert!(table.acks(&a, 8, 50));
+    let propagation = table.propagation(8, 50);
+    assert_eq!((propagation.required, propagation.applied, propagation.complete), (2, 1, false));
+    assert!(table.acks(&b, 8, 51));
+    assert!(table.propagation(8, 51).complete);
+}
+
+#[test]
+fn proxies_that_are_gone_are_unconfirmed_and_not_waited_for() {
+    let mut table = Table::new();
+    let (a, b) = (table.joins("a", Some(7), 0), table.joins("b", Some(7), 0));
+    table.acks(&a, 8, 61);
+    let propagation = table.propagation(8, 61);
+    assert_eq!((propagation.required, propagation.applied, propagation.unconfirmed), (1, 1, 1));
+    assert!(propagation.complete);
+    // What it applied before it fell silent, it has applied.
+    assert_eq!(table.propagation(7, 61).unconfirmed, 0);
+    // Its stream ended or not: silence is what counts.
+    table.members.lost(&b);
+    assert_eq!(table.propagation(8, 61).unconfirmed, 1);
+}
+
+#[test]
+fn nobody_to_wait_for_is_complete() {
+    assert!(Table::new().propagation(1, 0).complete);
+}
+
+#[test]
+fn states_follow_silence() {
+    let mut table = Table::new();
+    let session = table.joins("a", None, 0);
+    for (seconds, state) in [(0, State::Live), (10, State::Live), (11, State::Suspect), (60, State::Suspect)] {
+        assert_eq!(table.members.proxies(table.at(seconds))[0].state, state, "after {seconds} s");
+    }
+    assert_eq!(table.members.proxies(table.at(61))[0].state, State::Gone);
+    assert_eq!(table.members.next_transition(table.at(61)), None);
+    assert!(table.acks(&session, 0, 70), "coming back changes conclusions");
+    assert_eq!(table.members.proxies(table.at(70))[0].state, State::Live);
+    let next = table.members.next_transition(table.at(70)).unwrap();
+    assert!(next > table.at(80) && next < table.at(81));
+}
+
+#[test]
+fn a_refusal_shows_until_it_is_healed() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(6), 0);
+    table.refuses(&session, 7, Reason::Invalid, 1);
+    let propagation = table.propagation(7, 1);
+    let [refusal] = propagation.refused.as_slice() else { panic!("{propagation:?}") };
+    assert_eq!((refusal.proxy_id.as_str(), refusal.reason.as_str()), ("a", "invalid"));
+    assert!(!propagation.complete);
+    assert!(propagation.is_settled(Revision(7)), "waiting longer does not help");
+    assert!(!propagation.is_settled(Revision(8)), "a later change may heal it");
+
+    table.acks(&session, 8, 2);
+    assert!(table.propagation(8, 2).refused.is_empty());
+    assert!(table.propagation(8, 2).complete);
+}
+
+#[test]
+fn a_refusal_that_a_snapshot_heals_is_waited_out() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(6), 0);
+    for reason in [Reason::Gap, Reason::DigestMismatch, Reason::WrongLineage] {
+        table.refuses(&session, 7, reason, 1);
+        assert!(!table.propagation(7, 1).is_settled(Revision(7)), "{reason:?}");
+    }
+}
+
+#[test]
+fn invariant_3_watermarks_never_go_back() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(5), 0);
+    table.acks(&session, 9, 1);
+    assert!(!table.acks(&session, 7, 2), "an overtaken ack says nothing new");
+    assert_eq!(table.members.proxies(table.at(2))[0].applied_revision, Some(Revision(9)));
+}
+
+#[test]
+fn a_newer_stream_of_the_same_run_takes_over() {
+    let mut table = Table::new();
+    let older = table.joins("a", Some(5), 0);
+    let newer = table.joins("a", Some(5), 1);
+    assert!(!table.members.is_current(&older) && table.members.is_current(&newer));
+    assert!(!table.acks(&older, 9, 2), "words of the older stream are dropped");
+    assert!(!table.members.lost(&older) && !table.members.goodbye(&older));
+    assert_eq!(table.members.proxies(table.at(2)).len(), 1);
+    assert!(table.members.proxies(table.at(2))[0].connected);
+}
+
+#[test]
+fn a_restarted_proxy_is_another_member() {
+    let mut table = Table::new();
+    table.joins_as("a", 1, Some(5), 0);
+    let restarted = table.joins_as("a", 2, None, 1);
+    table.acks(&restarted, 6, 2);
+    let propagation = table.propagation(6, 2);
+    assert_eq!((propagation.required, propagation.applied), (2, 1), "the older run may still hand over its requests");
+}
+
+#[test]
+fn goodbye_and_a_day_of_silence_forget() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(5), 0);
+    assert!(table.members.goodbye(&session));
+    assert!(table.members.proxies(table.at(0)).is_empty());
+
+    table.joins("b", Some(5), 0);
+    table.joins("c", Some(5), 24 * 3_600 + 1);
+    assert_eq!(table.members.proxies(table.at(24 * 3_600 + 1)).len(), 1);
+}
+
+#[test]
+fn drained_is_absence_from_a_status_at_or_past_the_closing_change() {
+    let mut table = Table::new();
+    let (a, b) = (table.joins("a", Some(9), 0), table.joins("b", Some(9), 0));
+    assert!(!table.drained(1, 9, 0), "nobody has said anything yet");
+    table.says(&a, 9, &[], 1);
+    assert!(!table.drained(1, 9, 1), "b has not");
+    table.says(&b, 8, &[], 1);
+    assert!(!table.drained(1, 9, 1), "b's status is older than the change");
+    table.says(&b, 9, &[1], 2);
+    assert!(!table.drained(1, 9, 2), "b lists it");
+    assert!(table.drained(2, 9, 2), "nobody lists the other one");
+    table.says(&b, 10, &[], 3);
+    assert!(table.drained(1, 9, 3));
+    assert!(!table.drained(1, 11, 3), "closed again by a later change: the earlier proof is void");
+}
+
+#[test]
+fn a_truncated_status_proves_nothing() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(9), 0);
+    table.reports(&session, Report { truncated: true, ..report(Some(9), &[]) }, 1);
+    assert!(!table.drained(1, 9, 1));
+    // Neither does one from another history, nor does it leave an older proof standing.
+    table.says(&session, 9, &[], 2);
+    assert!(table.drained(1, 9, 2));
+    table.reports(&session, report(None, &[]), 3);
+    assert!(!table.drained(1, 9, 3));
+}
+
+#[test]
+fn a_silent_proxy_blocks_until_its_grace_is_over() {
+    let mut table = Table::new();
+    let a = table.joins("a", Some(9), 0);
+    table.joins("b", Some(8), 0);
+    for (seconds, drained) in [(59, false), (61, false), (359, false), (361, true)] {
+        table.says(&a, 9, &[], seconds);
+        assert_eq!(table.drained(1, 9, seconds), drained, "after {seconds} s");
+    }
+}
+
+#[test]
+fn what_a_proxy_proved_before_it_fell_silent_stays_proved() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(9), 0);
+    table.says(&session, 9, &[], 1);
+    assert!(table.drained(1, 9, 100));
+    table.joins("a", Some(9), 101);
+    assert!(table.drained(1, 9, 101), "a reconnect unlearns nothing");
+    table.joins("a", None, 102);
+    assert!(!table.drained(1, 9, 102), "but another history does");
+}
+
+#[test]
+fn nothing_is_concluded_from_absence_after_a_start() {
+    let table = Table::new();
+    assert!(!table.drained(1, 9, 59));
+    assert!(table.drained(1, 9, 60));
+}
+
+#[test]
+fn load_is_summed_over_the_proxies_that_are_there() {
+    let mut table = Table::new();
+    let (a, b) = (table.joins("a", Some(9), 0), table.joins("b", Some(9), 0));
+    let load = |count| Report { in_flight: vec![(pool(1), count)], ..report(Some(9), &[]) };
+    table.reports(&a, load(3), 1);
+    table.reports(&b, load(4), 1);
+    table.says(&b, 9, &[2], 2);
+    let in_flight = |table: &Table, n, seconds| table.members.in_flight(pool(n), table.at(seconds));
+    assert_eq!((in_flight(&table, 1, 2), in_flight(&table, 2, 2)), (7, 2));
+    table.reports(&a, load(0), 61);
+    assert_eq!(in_flight(&table, 1, 61), 4);
+    assert_eq!(in_flight(&table, 1, 63), 0, "b is gone, a is idle");
+    assert_eq!(table.members.proxies(table.at(61))[1].in_flight, 6);
+    table.joins("b", Some(9), 64);
+    assert_eq!(in_flight(&table, 2, 64), 0, "a new stream begins with every count that is not zero");
+}
