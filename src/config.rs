@@ -1,1 +1,235 @@
-//! Settings gathered from flags, environment and file.
+//! Settings of the servers, gathered from flags, environment and file.
+//!
+//! Flag beats environment beats file; what none of them says is left to each
+//! module's own default. No defaults and no rules of its own, but for the
+//! addresses: those belong to no single module.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::model::host::HostPattern;
+
+/// What every server command takes. A field that is set here, by flag or by
+/// environment variable, wins over the file.
+#[derive(Args, Deserialize, Clone, Debug, Default)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServerArgs {
+    /// Directory that holds everything: database, bundles, key, logs
+    #[arg(long, env = "REPOINT_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where requests arrive (default 127.0.0.1:8080 and [::1]:8080; port 0 picks one)
+    #[arg(long, env = "REPOINT_INGRESS", value_name = "ADDR", value_delimiter = ',')]
+    pub ingress: Vec<SocketAddr>,
+    /// Where the REST API listens (default 127.0.0.1:8090)
+    #[arg(long, env = "REPOINT_API", value_name = "ADDR")]
+    pub api: Option<SocketAddr>,
+    /// Where proxies connect for the control stream (default 127.0.0.1:8091)
+    #[arg(long, env = "REPOINT_STREAM", value_name = "ADDR")]
+    pub stream: Option<SocketAddr>,
+    /// Where metrics and health checks answer (default 127.0.0.1:8092)
+    #[arg(long, env = "REPOINT_ADMIN", value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
+    /// Parent of every host made from names (default localhost)
+    #[arg(long, env = "REPOINT_BASE_DOMAIN", value_name = "DOMAIN")]
+    pub base_domain: Option<HostPattern>,
+    /// Further hosts on which X-Project and X-Environment choose
+    #[arg(long, env = "REPOINT_SHARED_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub shared_hosts: Vec<HostPattern>,
+    /// Threads of the ingress (default: CPUs allowed)
+    #[arg(long, env = "REPOINT_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// One line per request: off, - for standard output, or a file (default off)
+    #[arg(long, env = "REPOINT_ACCESS_LOG", value_name = "WHERE")]
+    pub access_log: Option<String>,
+    /// Clients whose X-Forwarded-* headers are believed
+    #[arg(long, env = "REPOINT_TRUSTED_PROXIES", value_name = "IP", value_delimiter = ',')]
+    pub trusted_proxies: Vec<std::net::IpAddr>,
+    /// Ports given to local replicas (default 20000-29999)
+    #[arg(long, env = "REPOINT_WORKER_PORTS", value_name = "FROM-TO")]
+    pub worker_ports: Option<String>,
+    /// How proxies on other machines reach local replicas
+    #[arg(long, env = "REPOINT_REPLICA_ADVERTISE", value_name = "IP")]
+    pub replica_advertise: Option<std::net::IpAddr>,
+    /// Longest wait for running requests when stopping, in seconds (default 30)
+    #[arg(long, env = "REPOINT_STOP_TIMEOUT", value_name = "SECONDS")]
+    pub stop_timeout: Option<u64>,
+    /// Log lines as JSON
+    #[arg(long, env = "REPOINT_LOG_JSON")]
+    pub log_json: bool,
+    /// Print the bound addresses as one JSON object
+    #[arg(long)]
+    #[serde(skip)]
+    pub json: bool,
+    /// Settings file (TOML, the long flags' names as keys)
+    #[arg(long, env = "REPOINT_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+/// Why settings cannot be used. Reads as "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("read the settings file {path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or names a setting that does not exist.
+    #[error("read the settings file {path}: {message}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and on which line.
+        message: String,
+    },
+    /// No home to keep data in.
+    #[error("choose a data directory: neither XDG_DATA_HOME nor HOME is set; give --data-dir")]
+    NoHome,
+    /// A wildcard has no hosts below it.
+    #[error("use {0} as base domain: give a plain name such as agents.example.com")]
+    BaseDomain(HostPattern),
+    /// Not a range of ports.
+    #[error("read --worker-ports {0:?}: give two ports as 20000-29999")]
+    Ports(String),
+}
+
+impl ServerArgs {
+    /// Fills what flags and environment left open from the file, if one is named.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or holds an unknown or wrong setting.
+    pub fn with_file(self) -> Result<Self, Error> {
+        let Some(path) = self.config.clone() else { return Ok(self) };
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
+        let file = toml::from_str(&text).map_err(|error| Error::Invalid { path, message: error.to_string() })?;
+        Ok(self.over(file))
+    }
+
+    fn over(self, file: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(file.data_dir),
+            ingress: given(self.ingress, file.ingress),
+            api: self.api.or(file.api),
+            stream: self.stream.or(file.stream),
+            admin: self.admin.or(file.admin),
+            base_domain: self.base_domain.or(file.base_domain),
+            shared_hosts: given(self.shared_hosts, file.shared_hosts),
+            threads: self.threads.or(file.threads),
+            access_log: self.access_log.or(file.access_log),
+            trusted_proxies: given(self.trusted_proxies, file.trusted_proxies),
+            worker_ports: self.worker_ports.or(file.worker_ports),
+            replica_advertise: self.replica_advertise.or(file.replica_advertise),
+            stop_timeout: self.stop_timeout.or(file.stop_timeout),
+            log_json: self.log_json || file.log_json,
+            json: self.json,
+            config: self.config,
+        }
+    }
+
+    /// The data directory: as given, or where such data belongs on this system
+    /// (XDG base directories; `/var/lib/repoint` for root, whose home other
+    /// users, such as those workers run as, cannot enter).
+    ///
+    /// # Errors
+    ///
+    /// When nothing is given and there is no home directory.
+    pub fn data_dir(&self) -> Result<PathBuf, Error> {
+        if let Some(given) = &self.data_dir {
+            return Ok(std::path::absolute(given).unwrap_or_else(|_| given.clone()));
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(Path::new("/var/lib/repoint").to_owned());
+        }
+        let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = from("XDG_DATA_HOME").or_else(|| from("HOME").map(|home| home.join(".local/share")));
+        home.map(|home| home.join("repoint")).ok_or(Error::NoHome)
+    }
+
+    /// The base domain: as given, or `localhost`, which resolvers answer with
+    /// loopback (RFC 6761 §6.3).
+    ///
+    /// # Errors
+    ///
+    /// When it is a wildcard.
+    pub fn base_domain(&self) -> Result<HostPattern, Error> {
+        match &self.base_domain {
+            Some(domain) if domain.as_str().starts_with('*') => Err(Error::BaseDomain(domain.clone())),
+            Some(domain) => Ok(domain.clone()),
+            None => Ok("localhost".parse().expect("localhost is a host")),
+        }
+    }
+
+    /// The ports for local replicas, where given.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not two ports in order.
+    pub fn worker_ports(&self) -> Result<Option<std::ops::RangeInclusive<u16>>, Error> {
+        let Some(text) = &self.worker_ports else { return Ok(None) };
+        let range = text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        match range {
+            Some((from, to)) if 0 < from && from <= to => Ok(Some(from..=to)),
+            _ => Err(Error::Ports(text.clone())),
+        }
+    }
+}
+
+fn given<T>(here: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if here.is_empty() { file } else { here }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str, args: ServerArgs) -> Result<ServerArgs, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("repoint.conf");
+        std::fs::write(&path, text).unwrap();
+        ServerArgs { config: Some(path), ..args }.with_file()
+    }
+
+    #[test]
+    fn what_is_given_beats_the_file() {
+        let args = ServerArgs { api: Some("127.0.0.1:1".parse().unwrap()), ..ServerArgs::default() };
+        let merged =
+            with_file("api = \"127.0.0.1:2\"\nstream = \"127.0.0.1:3\"\ningress = [\"127.0.0.1:4\"]", args).unwrap();
+        assert_eq!(merged.api, Some("127.0.0.1:1".parse().unwrap()));
+        assert_eq!(merged.stream, Some("127.0.0.1:3".parse().unwrap()));
+        assert_eq!(merged.ingress, ["127.0.0.1:4".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_line() {
+        let error = with_file("api = \"127.0.0.1:2\"\nbase-domian = \"x\"", ServerArgs::default()).unwrap_err();
+        assert!(error.to_string().contains("base-domian"), "{error}");
+        let error = with_file("api = 7", ServerArgs::default()).unwrap_err();
+        assert!(error.to_string().contains("api"), "{error}");
+        let missing = ServerArgs { config: Some("/nowhere/repoint.conf".into()), ..ServerArgs::default() }.with_file();
+        assert!(matches!(missing, Err(Error::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_wildcard_is_no_base_domain() {
+        let domain = |text: &str| ServerArgs { base_domain: Some(text.parse().unwrap()), ..ServerArgs::default() };
+        assert!(domain("*.example.com").base_domain().is_err());
+        assert_eq!(domain("example.com").base_domain().unwrap().as_str(), "example.com");
+        assert_eq!(ServerArgs::default().base_domain().unwrap().as_str(), "localhost");
+    }
+
+    #[test]
+    fn worker_ports_are_a_range() {
+        let ports = |text: &str| ServerArgs { worker_ports: Some(text.into()), ..ServerArgs::default() }.worker_ports();
+        assert_eq!(ports("20000-20100").unwrap(), Some(20_000..=20_100));
+        for bad in ["20000", "2-1", "0-5", "a-b", "1-70000"] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+    }
+}
