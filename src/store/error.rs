@@ -44,7 +44,21 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// Too many wait, or one does not end.
+    #[error(
+        "get a turn at the database within 30 s: earlier work does not end; look whether the disk is stuck, and try again"
+    )]
+    Busy,
     /// The database failed.
     #[error("use the database")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            error => Self::Database(error),
+        }
+    }
 }

@@ -1,0 +1,162 @@
+//! Deployments and the register of bundles, as rows that are never updated
+//! (invariant 5).
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::model::deployment::Deployment;
+use crate::model::id::{DeploymentId, ProjectId};
+use crate::model::name::DeploymentRef;
+use crate::store::row::{Row, json, micros, number, query};
+use crate::store::{Error, Listed, Page, Transaction};
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, project_id, reference, source, message, git_commit, created_by, created_at FROM deployments ",
+            $rest
+        )
+    };
+}
+
+impl Transaction {
+    /// Adds a deployment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`] when its ref is used in the project: make another;
+    /// or when the database fails.
+    pub async fn insert_deployment(&mut self, deployment: &Deployment) -> Result<(), Error> {
+        let insert = query(
+            "INSERT INTO deployments (id, project_id, reference, source, message, git_commit, created_by, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (project_id, reference) DO NOTHING",
+        )
+        .bind(deployment.id.to_string())
+        .bind(deployment.project.to_string())
+        .bind(deployment.reference.to_string())
+        .bind(json(&deployment.source))
+        .bind(deployment.message.clone())
+        .bind(deployment.git_commit.clone())
+        .bind(deployment.created_by.clone())
+        .bind(micros(deployment.created_at));
+        match self.execute(insert).await? {
+            0 => Err(Error::NameTaken(deployment.reference.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The deployment of this id.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn deployment(&mut self, id: DeploymentId) -> Result<Option<Deployment>, Error> {
+        let select = query(select!("WHERE id = $1")).bind(id.to_string());
+        self.first("deployment", select).await?.map(|row| deployment(&row)).transpose()
+    }
+
+    /// The deployment of this ref in a project.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn deployment_by_ref(
+        &mut self,
+        project: ProjectId,
+        reference: &DeploymentRef,
+    ) -> Result<Option<Deployment>, Error> {
+        let select = query(select!("WHERE project_id = $1 AND reference = $2"));
+        let select = select.bind(project.to_string()).bind(reference.to_string());
+        self.first("deployment", select).await?.map(|row| deployment(&row)).transpose()
+    }
+
+    /// A project's deployments, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cursor`], or when the database fails.
+    pub async fn deployments(&mut self, project: ProjectId, page: &Page) -> Result<Listed<Deployment>, Error> {
+        let before = page.cursor(Uuid::max())?;
+        let select = query(select!("WHERE project_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3"))
+            .bind(project.to_string())
+            .bind(before.to_string())
+            .bind(page.rows_max());
+        let rows = self.all("deployment", select).await?;
+        let deployments = rows.iter().map(deployment).collect::<Result<_, _>>()?;
+        Ok(page.list(deployments, |deployment: &Deployment| deployment.id))
+    }
+
+    /// A project's newest deployment.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn latest_deployment(&mut self, project: ProjectId) -> Result<Option<Deployment>, Error> {
+        let listed = self.deployments(project, &Page { limit: 1, after: None }).await?;
+        Ok(listed.items.into_iter().next())
+    }
+
+    /// Registers a bundle whose bytes are in place. Doing so again changes
+    /// nothing: its name is the hash of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn insert_bundle(
+        &mut self,
+        digest: &str,
+        size: u64,
+        manifest_toml: &str,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        let insert = query(
+            "INSERT INTO bundles (digest, size, manifest, created_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (digest) DO NOTHING",
+        );
+        let insert = insert.bind(digest.to_owned()).bind(number(size)).bind(manifest_toml.to_owned()).bind(micros(at));
+        self.execute(insert).await?;
+        Ok(())
+    }
+
+    /// The bundle of this name.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn bundle(&mut self, digest: &str) -> Result<Option<BundleRow>, Error> {
+        let select = query("SELECT digest, size, manifest, created_at FROM bundles WHERE digest = $1");
+        let Some(row) = self.first("bundle", select.bind(digest.to_owned())).await? else { return Ok(None) };
+        Ok(Some(BundleRow {
+            digest: row.text("digest")?,
+            size: row.count("size")?,
+            manifest_toml: row.text("manifest")?,
+            created_at: row.time("created_at")?,
+        }))
+    }
+}
+
+/// A registered bundle; its bytes are a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BundleRow {
+    /// `sha256:` and the hash of its bytes, in hex.
+    pub digest: String,
+    /// Packed size in bytes.
+    pub size: u64,
+    /// The manifest inside, as text.
+    pub manifest_toml: String,
+    /// When it was uploaded first.
+    pub created_at: Timestamp,
+}
+
+fn deployment(row: &Row) -> Result<Deployment, Error> {
+    Ok(Deployment {
+        id: row.parsed("id")?,
+        reference: row.parsed("reference")?,
+        project: row.parsed("project_id")?,
+        source: row.json("source")?,
+        message: row.text_if_any("message")?,
+        git_commit: row.text_if_any("git_commit")?,
+        created_by: row.text("created_by")?,
+        created_at: row.time("created_at")?,
+    })
+}

@@ -1,0 +1,197 @@
+//! Environments, as rows: settings and the pointer. Their hosts are next door.
+
+use uuid::Uuid;
+
+use crate::model::environment::Environment;
+use crate::model::id::{DeploymentId, EnvironmentId, ProjectId};
+use crate::model::name::EnvironmentName;
+use crate::model::pool::PoolKey;
+use crate::store::row::{Query, Row, json, micros, query};
+use crate::store::{Error, Listed, Page, Transaction};
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT environments.id, project_id, projects.name AS project_name, environments.name, pointer, bounds, ",
+            "policy, locked, environments.created_at, updated_at ",
+            "FROM environments JOIN projects ON projects.id = project_id ",
+            $rest
+        )
+    };
+}
+
+impl Transaction {
+    /// Adds an environment with its hosts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NameTaken`] or [`Error::HostTaken`], and nothing is written;
+    /// or when the database fails.
+    pub async fn insert_environment(&mut self, environment: &Environment) -> Result<(), Error> {
+        self.check_hosts(environment).await?;
+        let insert = query(
+            "INSERT INTO environments
+               (id, project_id, name, pointer, bounds, policy, locked, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (project_id, name) DO NOTHING",
+        )
+        .bind(environment.id.to_string())
+        .bind(environment.project.to_string())
+        .bind(environment.name.to_string())
+        .bind(environment.pointer.map(|id| id.to_string()))
+        .bind(environment.bounds.as_ref().map(json))
+        .bind(json(&environment.policy))
+        .bind(environment.locked.clone())
+        .bind(micros(environment.created_at))
+        .bind(micros(environment.updated_at));
+        if self.execute(insert).await? == 0 {
+            return Err(Error::NameTaken(environment.name.to_string()));
+        }
+        self.touch_pointer(environment.id, environment.pointer);
+        self.replace_hosts(environment).await
+    }
+
+    /// The environment of this id.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn environment(&mut self, id: EnvironmentId) -> Result<Option<Environment>, Error> {
+        let found = self.environments_of(query(select!("WHERE environments.id = $1")).bind(id.to_string())).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The environment of this name in a project.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn environment_by_name(
+        &mut self,
+        project: ProjectId,
+        name: &EnvironmentName,
+    ) -> Result<Option<Environment>, Error> {
+        let select = query(select!("WHERE project_id = $1 AND environments.name = $2"));
+        let found = self.environments_of(select.bind(project.to_string()).bind(name.to_string())).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// Environments, oldest first: of one project, or all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cursor`], or when the database fails.
+    pub async fn environments(
+        &mut self,
+        project: Option<ProjectId>,
+        page: &Page,
+    ) -> Result<Listed<Environment>, Error> {
+        let after = page.cursor(Uuid::nil())?.to_string();
+        let select = match project {
+            Some(project) => {
+                query(select!("WHERE environments.id > $1 AND project_id = $3 ORDER BY environments.id LIMIT $2"))
+                    .bind(after)
+                    .bind(page.rows_max())
+                    .bind(project.to_string())
+            }
+            None => query(select!("WHERE environments.id > $1 ORDER BY environments.id LIMIT $2"))
+                .bind(after)
+                .bind(page.rows_max()),
+        };
+        let environments = self.environments_of(select).await?;
+        Ok(page.list(environments, |environment| environment.id))
+    }
+
+    /// Environments whose pointer names a deployment.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn environments_pointing_at(&mut self, deployment: DeploymentId) -> Result<Vec<Environment>, Error> {
+        let select = query(select!("WHERE pointer = $1 ORDER BY environments.id"));
+        self.environments_of(select.bind(deployment.to_string())).await
+    }
+
+    /// Replaces everything about an environment but its id, project and name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::HostTaken`], and nothing is written; or when the database fails.
+    pub async fn update_environment(&mut self, environment: &Environment) -> Result<(), Error> {
+        self.check_hosts(environment).await?;
+        let before = query("SELECT pointer FROM environments WHERE id = $1").bind(environment.id.to_string());
+        let Some(before) = self.first("environment", before).await? else { return Ok(()) };
+        let update = query(
+            "UPDATE environments SET pointer = $2, bounds = $3, policy = $4, locked = $5, updated_at = $6 WHERE id = $1",
+        )
+        .bind(environment.id.to_string())
+        .bind(environment.pointer.map(|id| id.to_string()))
+        .bind(environment.bounds.as_ref().map(json))
+        .bind(json(&environment.policy))
+        .bind(environment.locked.clone())
+        .bind(micros(environment.updated_at));
+        self.execute(update).await?;
+        let before = before.parsed_if_any("pointer")?;
+        if before != environment.pointer {
+            // A stopped pool has a record only while the pointer names it.
+            self.touch_pointer(environment.id, before);
+        }
+        self.touch_pointer(environment.id, environment.pointer);
+        self.replace_hosts(environment).await
+    }
+
+    /// Deletes an environment with its hosts, pools, moves and history.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_environment(&mut self, id: EnvironmentId) -> Result<(), Error> {
+        for pool in self.pools_of_environment(id).await? {
+            self.delete_pool(pool.key).await?;
+        }
+        for delete in [
+            "DELETE FROM moves WHERE environment_id = $1",
+            "DELETE FROM promotions WHERE environment_id = $1",
+            "DELETE FROM hosts WHERE environment_id = $1",
+            "DELETE FROM environments WHERE id = $1",
+        ] {
+            self.execute(query(delete).bind(id.to_string())).await?;
+        }
+        self.touched.work = true;
+        self.touch_environment(id);
+        Ok(())
+    }
+
+    fn touch_pointer(&mut self, environment: EnvironmentId, pointer: Option<DeploymentId>) {
+        self.touch_environment(environment);
+        if let Some(deployment) = pointer {
+            self.touch_pool(PoolKey { environment, deployment });
+        }
+    }
+
+    async fn environments_of(&mut self, select: Query) -> Result<Vec<Environment>, Error> {
+        let mut environments = Vec::new();
+        for row in self.all("environment", select).await? {
+            let mut environment = environment(&row)?;
+            environment.hosts = self.hosts(environment.id).await?;
+            environments.push(environment);
+        }
+        Ok(environments)
+    }
+}
+
+/// An environment, still without its hosts.
+fn environment(row: &Row) -> Result<Environment, Error> {
+    Ok(Environment {
+        id: row.parsed("id")?,
+        project: row.parsed("project_id")?,
+        project_name: row.parsed("project_name")?,
+        name: row.parsed("name")?,
+        hosts: Vec::new(),
+        pointer: row.parsed_if_any("pointer")?,
+        bounds: row.json_if_any("bounds")?,
+        policy: row.json("policy")?,
+        locked: row.text_if_any("locked")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+    })
+}

@@ -1,0 +1,148 @@
+//! Pending moves, as rows that survive a restart.
+
+use crate::model::event::What;
+use crate::model::id::{EnvironmentId, PromotionId};
+use crate::model::moves::{MoveState, PendingMove};
+use crate::store::row::{Query, Row, micros, number, query};
+use crate::store::{Error, Transaction};
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT number, environment_id, deployment_id, kind, source_environment_id, actor, reason, state, detail, ",
+            "requested_at, deadline, promotion_id FROM moves ",
+            $rest
+        )
+    };
+}
+
+impl Transaction {
+    /// Adds a pending move and answers the number it gets, whatever number it
+    /// came with.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn insert_move(&mut self, pending: &PendingMove) -> Result<u64, Error> {
+        let number = self.next_number().await?;
+        let insert = query(
+            "INSERT INTO moves
+               (number, environment_id, deployment_id, kind, source_environment_id, actor, reason, state, detail,
+                requested_at, deadline, promotion_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(number)
+        .bind(pending.environment.to_string())
+        .bind(pending.deployment.to_string())
+        .bind(pending.kind.as_str())
+        .bind(pending.source_environment.map(|id| id.to_string()))
+        .bind(pending.actor.clone())
+        .bind(pending.reason.clone())
+        .bind(pending.state.as_str())
+        .bind(pending.detail.clone())
+        .bind(micros(pending.requested_at))
+        .bind(micros(pending.deadline))
+        .bind(pending.promotion.map(|id| id.to_string()));
+        self.execute(insert).await?;
+        self.touched.work = true;
+        Ok(number.unsigned_abs())
+    }
+
+    /// The pending move of this number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn pending_move(&mut self, number: u64) -> Result<Option<PendingMove>, Error> {
+        let select = query(select!("WHERE number = $1")).bind(self::number(number));
+        Ok(self.moves_by(select).await?.into_iter().next())
+    }
+
+    /// Every move that still waits, in the order they were asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn waiting_moves(&mut self) -> Result<Vec<PendingMove>, Error> {
+        self.moves_by(query(select!("WHERE state = 'waiting' ORDER BY number"))).await
+    }
+
+    /// Ends every waiting move of an environment because another takes its
+    /// place, and notes each. Answers their numbers.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn supersede_waiting(&mut self, environment: EnvironmentId) -> Result<Vec<u64>, Error> {
+        let update = query(
+            "UPDATE moves SET state = 'superseded', detail = 'a later move of this environment took its place'
+             WHERE environment_id = $1 AND state = 'waiting' RETURNING number",
+        );
+        let rows = self.all("move", update.bind(environment.to_string())).await?;
+        let mut numbers = rows.iter().map(|row| row.count("number")).collect::<Result<Vec<u64>, _>>()?;
+        numbers.sort_unstable();
+        for &number in &numbers {
+            self.touched.work = true;
+            self.note(What::MoveEnded { number, environment_id: environment, state: MoveState::Superseded });
+        }
+        Ok(numbers)
+    }
+
+    /// Ends a waiting move, and notes it unless the pointer moved, which is its
+    /// own event. No effect on a move that has ended already.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn end_move(
+        &mut self,
+        number: u64,
+        state: MoveState,
+        detail: Option<String>,
+        promotion: Option<PromotionId>,
+    ) -> Result<(), Error> {
+        let update = query(
+            "UPDATE moves SET state = $2, detail = $3, promotion_id = $4
+             WHERE number = $1 AND state = 'waiting' RETURNING environment_id",
+        )
+        .bind(self::number(number))
+        .bind(state.as_str())
+        .bind(detail)
+        .bind(promotion.map(|id| id.to_string()));
+        let Some(row) = self.first("move", update).await? else { return Ok(()) };
+        self.touched.work = true;
+        if state != MoveState::Committed {
+            self.note(What::MoveEnded { number, environment_id: row.parsed("environment_id")?, state });
+        }
+        Ok(())
+    }
+
+    async fn next_number(&mut self) -> Result<i64, Error> {
+        let next = query(
+            "INSERT INTO counters (name, value) VALUES ('moves', 1)
+             ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
+        );
+        self.one("counter", next).await?.number("value")
+    }
+
+    async fn moves_by(&mut self, select: Query) -> Result<Vec<PendingMove>, Error> {
+        self.all("move", select).await?.iter().map(pending_move).collect()
+    }
+}
+
+fn pending_move(row: &Row) -> Result<PendingMove, Error> {
+    Ok(PendingMove {
+        number: row.count("number")?,
+        environment: row.parsed("environment_id")?,
+        deployment: row.parsed("deployment_id")?,
+        kind: row.word("kind")?,
+        source_environment: row.parsed_if_any("source_environment_id")?,
+        actor: row.text("actor")?,
+        reason: row.text_if_any("reason")?,
+        state: row.word("state")?,
+        detail: row.text_if_any("detail")?,
+        requested_at: row.time("requested_at")?,
+        deadline: row.time("deadline")?,
+        promotion: row.parsed_if_any("promotion_id")?,
+    })
+}
