@@ -37,6 +37,8 @@ mod row;
 mod settings;
 mod transaction;
 
+#[cfg(test)]
+mod tests;
 
 pub use deployments::BundleRow;
 pub use error::Error;
