@@ -7,6 +7,7 @@
 pub mod bounds;
 pub mod change;
 pub mod deployment;
+pub mod endpoint_url;
 pub mod environment;
 pub mod event;
 pub mod history;
