@@ -54,14 +54,16 @@ fn create(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent)?;
-    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
     // 0711: workers that run as another user pass through to their bundle; what
     // is private lies inside with 0600 or 0700. Set again because a umask may
     // have taken the passage away.
     DirBuilder::new().mode(0o711).create(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o711))
+    fs::set_permissions(path, Permissions::from_mode(0o711))?;
+    // SQLite syncs what it puts into the directory; that the directory itself
+    // outlives a power cut is up to its maker.
+    File::open(parent)?.sync_all()
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

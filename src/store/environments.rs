@@ -134,6 +134,7 @@ impl Transaction {
         if before != environment.pointer {
             // A stopped pool has a record only while the pointer names it.
             self.touch_pointer(environment.id, before);
+            self.touched.work = true;
         }
         self.touch_pointer(environment.id, environment.pointer);
         self.replace_hosts(environment).await

@@ -58,12 +58,16 @@ impl Transaction {
         self.pools_by(query(select!("ORDER BY environment_id, deployment_id"))).await
     }
 
-    /// Writes a pool, new or not.
+    /// Writes a pool, new or not. One that is stored like that already is left
+    /// alone, so that whoever writes what it saw does not wake itself for ever.
     ///
     /// # Errors
     ///
     /// When the database fails.
     pub async fn put_pool(&mut self, pool: &Pool) -> Result<(), Error> {
+        if self.pool(pool.key).await?.as_ref() == Some(pool) {
+            return Ok(());
+        }
         let put = query(
             "INSERT INTO pools
                (environment_id, deployment_id, state, bounds, closing_revision, closing_since, endpoints)
@@ -81,6 +85,7 @@ impl Transaction {
         .bind(json(&pool.endpoints));
         self.execute(put).await?;
         self.touch_pool(pool.key);
+        self.touched.work = true;
         Ok(())
     }
 
@@ -97,6 +102,7 @@ impl Transaction {
             self.execute(keyed(delete, key)).await?;
         }
         self.touch_pool(key);
+        self.touched.work = true;
         Ok(())
     }
 

@@ -98,7 +98,6 @@ impl Transaction {
 
     pub(super) fn touch_pool(&mut self, key: PoolKey) {
         self.touched.records.insert(RecordKey::Pool(key));
-        self.touched.work = true;
     }
 
     /// Runs a statement; answers how many rows it wrote.
