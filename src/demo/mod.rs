@@ -7,6 +7,7 @@
 
 mod answers;
 mod body;
+pub mod setup;
 
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
