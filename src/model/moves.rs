@@ -24,6 +24,8 @@ pub struct PendingMove {
     pub actor: String,
     /// Why, in the actor's words.
     pub reason: Option<String>,
+    /// Whether the pool that is served before it closes in the same change.
+    pub scale_previous_to_zero: bool,
     /// Where it stands.
     pub state: MoveState,
     /// Why it ended the way it did, for people.
