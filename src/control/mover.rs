@@ -1,0 +1,174 @@
+//! Carries out the moves that wait for their target.
+//!
+//! Woken by the store, by the nearest deadline and at start. What is to become
+//! of a move is a pure decision, taken again inside the write transaction that
+//! acts on it: a move that was superseded meanwhile is never committed, however
+//! late its target becomes ready.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::control::Control;
+use crate::control::error::Error;
+use crate::control::promotion::{commit_move, newest_row};
+use crate::model::environment::Environment;
+use crate::model::moves::{MoveState, PendingMove};
+use crate::model::name::DeploymentRef;
+use crate::model::pool::{Pool, PoolError, PoolKey, PoolState};
+use crate::model::promotion::Kind;
+use crate::store::Transaction;
+
+/// From one look to the next where nothing calls for one: what a lost wake-up
+/// and a store that failed for a moment cost.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs until the drain asks to stop. Moves that wait then wait on disk.
+pub(super) async fn run(control: Control) {
+    let mut work = control.store.watch_work();
+    let mut drain = control.drain.clone();
+    loop {
+        work.borrow_and_update();
+        let nearest = match control.settle_moves().await {
+            Ok(nearest) => nearest,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "failed to carry out waiting moves");
+                None
+            }
+        };
+        let pause = nearest.map_or(LOOK_INTERVAL, |deadline| until(deadline).min(LOOK_INTERVAL));
+        tokio::select! {
+            rung = work.changed() => if rung.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+            () = drain.asked() => return,
+        }
+    }
+}
+
+fn until(deadline: Timestamp) -> Duration {
+    Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
+}
+
+impl Control {
+    /// Settles every waiting move that can be settled; answers the nearest
+    /// deadline of those left.
+    async fn settle_moves(&self) -> Result<Option<Timestamp>, Error> {
+        let now = Timestamp::now();
+        let mut nearest: Option<Timestamp> = None;
+        for pending in self.store.read().await?.waiting_moves().await? {
+            let decided = {
+                let mut tx = self.store.read().await?;
+                let (environment, pool) = around(&mut tx, &pending).await?;
+                Step::of(&pending, environment.as_ref(), pool.as_ref(), now)
+            };
+            match decided {
+                Step::Wait => nearest = Some(nearest.map_or(pending.deadline, |at| at.min(pending.deadline))),
+                Step::Commit | Step::End { .. } => {
+                    // One move that cannot be settled keeps none of the others waiting.
+                    if let Err(error) = self.settle(pending.number).await {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::error!(number = pending.number, error, "failed to settle a waiting move");
+                    }
+                }
+            }
+        }
+        Ok(nearest)
+    }
+
+    /// Decides again, now that nobody else writes, and does it.
+    async fn settle(&self, number: u64) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let mut tx = self.store.write().await?;
+        let Some(pending) = tx.pending_move(number).await? else { return Ok(()) };
+        if pending.state != MoveState::Waiting {
+            return Ok(());
+        }
+        let (environment, pool) = around(&mut tx, &pending).await?;
+        match (Step::of(&pending, environment.as_ref(), pool.as_ref(), now), environment) {
+            (Step::Commit, Some(environment)) => {
+                if environment.pointer == Some(pending.deployment) {
+                    // It was terminated while current, and runs again: no pointer to move.
+                    let row = newest_row(&mut tx, environment.id).await?.map(|row| row.id);
+                    tx.end_move(number, MoveState::Committed, None, row).await?;
+                    tx.commit().await?;
+                } else {
+                    let promotion = commit_move(&mut tx, environment, &pending, now.max(pending.requested_at)).await?;
+                    tx.end_move(number, MoveState::Committed, None, Some(promotion.id)).await?;
+                    tx.commit().await?;
+                    self.applied.follow(&promotion);
+                }
+            }
+            (Step::End { state, detail }, environment) => {
+                let detail = match (state, environment) {
+                    (MoveState::TargetNotReady, Some(environment)) => {
+                        not_ready(&mut tx, &pending, &environment).await?
+                    }
+                    _ => detail,
+                };
+                tracing::info!(number, environment = %pending.environment, detail, "move ended without moving");
+                tx.end_move(number, state, Some(detail), None).await?;
+                tx.commit().await?;
+            }
+            (Step::Wait | Step::Commit, _) => {}
+        }
+        Ok(())
+    }
+}
+
+async fn around(tx: &mut Transaction, pending: &PendingMove) -> Result<(Option<Environment>, Option<Pool>), Error> {
+    let key = PoolKey { environment: pending.environment, deployment: pending.deployment };
+    Ok((tx.environment(pending.environment).await?, tx.pool(key).await?))
+}
+
+/// What is to become of a waiting move.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Step {
+    /// Its target is not ready yet.
+    Wait,
+    /// Its target is ready: the pointer moves.
+    Commit,
+    /// It ends without a move.
+    End { state: MoveState, detail: String },
+}
+
+impl Step {
+    /// A ready target is committed even past the deadline: the control plane may
+    /// have been down for that long, and nobody took the request back.
+    fn of(pending: &PendingMove, environment: Option<&Environment>, pool: Option<&Pool>, now: Timestamp) -> Self {
+        let refused = |detail: String| Self::End { state: MoveState::Refused, detail };
+        let Some(environment) = environment else {
+            return refused("the environment was deleted while the move waited".to_owned());
+        };
+        let Some(pool) = pool.filter(|pool| !matches!(pool.state, PoolState::Stopped | PoolState::Closing)) else {
+            let name = &environment.name;
+            return refused(format!(
+                "the deployment was terminated in {name} while the move waited; start it, then move again"
+            ));
+        };
+        if pool.is_ready() {
+            return match (pending.kind, environment.check_unlocked()) {
+                (Kind::Deploy | Kind::Promote, Err(locked)) => refused(locked.to_string()),
+                (Kind::Rollback, _) | (_, Ok(())) => Self::Commit,
+            };
+        }
+        if now >= pending.deadline {
+            return Self::End { state: MoveState::TargetNotReady, detail: String::new() };
+        }
+        Self::Wait
+    }
+}
+
+/// Says what was waited for and what went wrong with it last.
+async fn not_ready(tx: &mut Transaction, pending: &PendingMove, environment: &Environment) -> Result<String, Error> {
+    let key = PoolKey { environment: pending.environment, deployment: pending.deployment };
+    let last = tx.pool_errors(key, 1).await?.into_iter().next();
+    let reference = tx.deployment(pending.deployment).await?.map(|deployment| deployment.reference);
+    Ok(not_ready_text(reference.as_ref(), environment, last.as_ref()))
+}
+
+fn not_ready_text(reference: Option<&DeploymentRef>, environment: &Environment, last: Option<&PoolError>) -> String {
+    let reference = reference.map_or("?", DeploymentRef::as_str);
+    let why = last.map_or("no replica became ready in time", |error| error.message.as_str());
+    let name = &environment.name;
+    format!("deployment {reference} has no ready replica in {name}: {why}; see `repoint deployment errors {reference}`")
+}

@@ -1,0 +1,287 @@
+//! Moving a pointer: promote, roll back, and the one place where a move is committed.
+//!
+//! Each reads as a straight walk inside one write transaction: load the rows,
+//! ask the pure rule (`model::environment`), then either commit the move or
+//! leave a pending one behind. A refusal drops the transaction and so changes
+//! nothing. `api/deployments.rs` calls it and `mover.rs` commits what waited;
+//! waiting for outcomes is `outcome.rs`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::control::error::Error;
+use crate::control::outcome::Outcome;
+use crate::control::pool::{self, BoundsAsked};
+use crate::control::{Control, find};
+use crate::model::deployment::Deployment;
+use crate::model::environment::{Ask, Decision, Environment, Landing};
+use crate::model::event::What;
+use crate::model::history::{Stack, Target};
+use crate::model::id::{DeploymentId, EnvironmentId};
+use crate::model::moves::{MoveState, PendingMove};
+use crate::model::pool::{Pool, PoolKey};
+use crate::model::promotion::{Kind, Promotion, Refused};
+use crate::rest::moves::{Promote, Rollback};
+use crate::store::{Page, Transaction};
+
+/// Who asks for something, when, and how long they wait to hear what came of it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Name of the key.
+    pub actor: String,
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// The longest wait before the answer.
+    pub wait: Duration,
+}
+
+/// A move that the rules allow, before anything is written.
+pub(super) struct Allowed {
+    pub environment: Environment,
+    pub deployment: Deployment,
+    pub pool: Option<Pool>,
+    pub kind: Kind,
+    pub bounds: BoundsAsked,
+    pub scale_previous_to_zero: bool,
+    pub reason: Option<String>,
+}
+
+/// What a transaction made of a request to move.
+#[derive(Clone, Debug)]
+pub(super) enum Next {
+    /// The pointer named the target already; this row had made it so.
+    Stays(Promotion),
+    /// The pointer moved.
+    Committed(Promotion),
+    /// The move of this number waits for its target.
+    Waits(u64),
+}
+
+impl Control {
+    /// Points an environment at a deployment, now or when it is ready.
+    ///
+    /// # Errors
+    ///
+    /// Refusals, which change nothing; and how a move ended that was waited for.
+    pub async fn promote(&self, ask: Promote, caller: &Caller) -> Result<Outcome, Error> {
+        let mut tx = self.store.write().await?;
+        let environment = find::environment(&mut tx, ask.target_environment_id).await?;
+        let deployment = find::deployment(&mut tx, ask.source_deployment_id).await?;
+        let pool = tx.pool(PoolKey { environment: environment.id, deployment: deployment.id }).await?;
+        let rule = Ask { expected_current: ask.expected_current_deployment_id, start: ask.start };
+        let decision = environment.promote(&deployment, pool.as_ref(), rule)?;
+
+        let allowed = Allowed {
+            environment,
+            deployment,
+            pool,
+            kind: Kind::Promote,
+            bounds: BoundsAsked { min: ask.min_replicas, max: ask.max_replicas },
+            scale_previous_to_zero: ask.scale_previous_to_zero,
+            reason: ask.reason,
+        };
+        let next = match decision {
+            Decision::AlreadyCurrent => stay(&mut tx, allowed).await?,
+            Decision::Now | Decision::WhenReady => advance(&mut tx, allowed, caller).await?,
+        };
+        tx.commit().await?;
+        self.outcome(next, caller.wait).await
+    }
+
+    /// Points an environment back at what it served before, now or when that is
+    /// ready again. Neither a lock nor a waiting promote stands in its way.
+    ///
+    /// # Errors
+    ///
+    /// Refusals, which change nothing; and how a move ended that was waited for.
+    pub async fn rollback(&self, ask: Rollback, caller: &Caller) -> Result<Outcome, Error> {
+        let mut tx = self.store.write().await?;
+        let environment = find::environment(&mut tx, ask.environment_id).await?;
+        let stack = tx.stack(environment.id).await?;
+        let rule = Ask { expected_current: ask.expected_current_deployment_id, start: true };
+        let landing = landing(&mut tx, &environment, &stack, ask.target_deployment_id, rule).await?;
+
+        let (target, skipped) = match &landing {
+            Landing::AlreadyCurrent => (environment.pointer.ok_or(Refused::NoRollbackTarget)?, Vec::new()),
+            Landing::At(target) => (target.deployment, target.skipped.clone()),
+        };
+        let allowed = Allowed {
+            deployment: find::deployment(&mut tx, target).await?,
+            pool: tx.pool(PoolKey { environment: environment.id, deployment: target }).await?,
+            environment,
+            kind: Kind::Rollback,
+            bounds: BoundsAsked::default(),
+            scale_previous_to_zero: false,
+            reason: ask.reason,
+        };
+        let next = match landing {
+            Landing::AlreadyCurrent => stay(&mut tx, allowed).await?,
+            Landing::At(_) => advance(&mut tx, allowed, caller).await?,
+        };
+        tx.commit().await?;
+        Ok(self.outcome(next, caller.wait).await?.having_skipped(skipped))
+    }
+}
+
+/// Asking for what is current means staying: an older move that still waits is
+/// not what anybody wants any more. Bounds apply; there is no row to write.
+async fn stay(tx: &mut Transaction, allowed: Allowed) -> Result<Next, Error> {
+    let Allowed { environment, pool, bounds, .. } = allowed;
+    supersede_waiting(tx, environment.id).await?;
+    if let Some(pool) = pool {
+        let bounds = pool.bounds.with(bounds.min, bounds.max)?;
+        put_changed(tx, Some(&pool), Pool { bounds, ..pool.clone() }).await?;
+    }
+    let row = newest_row(tx, environment.id).await?;
+    Ok(Next::Stays(row.ok_or(Error::Internal("an environment has a pointer and no history"))?))
+}
+
+/// Commits an allowed move if its target is ready, else leaves it waiting. The
+/// latest request wins: whatever waited in this environment is superseded.
+pub(super) async fn advance(tx: &mut Transaction, allowed: Allowed, caller: &Caller) -> Result<Next, Error> {
+    let Allowed { environment, deployment, pool, kind, bounds, scale_previous_to_zero, reason } = allowed;
+    supersede_waiting(tx, environment.id).await?;
+    // A pool that is closing opens again at once; it may be ready as it stands.
+    let opened = match &pool {
+        Some(pool) => pool::opened(pool.clone(), bounds)?,
+        None => pool::created(&environment, &deployment, bounds)?,
+    };
+    let is_ready = opened.is_ready();
+    put_changed(tx, pool.as_ref(), opened).await?;
+
+    let source = tx.environments_pointing_at(deployment.id).await?.into_iter().find(|at| at.id != environment.id);
+    let asked = PendingMove {
+        number: 0,
+        environment: environment.id,
+        deployment: deployment.id,
+        kind,
+        source_environment: source.map(|at| at.id),
+        actor: caller.actor.clone(),
+        reason,
+        scale_previous_to_zero,
+        state: MoveState::Waiting,
+        detail: None,
+        requested_at: caller.at,
+        deadline: caller.at + deployment.ready_timeout().duration(),
+        promotion: None,
+    };
+    if is_ready {
+        // Two clocks of one machine may step: a row is never older than its request.
+        let now = Timestamp::now().max(caller.at);
+        Ok(Next::Committed(commit_move(tx, environment, &asked, now).await?))
+    } else {
+        Ok(Next::Waits(tx.insert_move(&asked).await?))
+    }
+}
+
+/// Moves the pointer: the environment, its history row and, where asked, the
+/// closing of what was served before are one change (invariant 4). The target
+/// is ready (invariant 8); the caller has seen to that in this transaction.
+pub(super) async fn commit_move(
+    tx: &mut Transaction,
+    environment: Environment,
+    asked: &PendingMove,
+    now: Timestamp,
+) -> Result<Promotion, Error> {
+    let revision = tx.next_revision().await?;
+    let stack = tx.stack(environment.id).await?;
+    let below = match asked.kind {
+        Kind::Deploy | Kind::Promote => stack.top_sequence(),
+        Kind::Rollback => stack.target(Some(asked.deployment), |_| true)?.below,
+    };
+    let promotion = Promotion {
+        id: Uuid::now_v7().into(),
+        sequence: tx.last_sequence(environment.id).await? + 1,
+        below,
+        environment: environment.id,
+        kind: asked.kind,
+        from: environment.pointer,
+        to: asked.deployment,
+        source_environment: asked.source_environment,
+        actor: asked.actor.clone(),
+        reason: asked.reason.clone(),
+        revision,
+        requested_at: asked.requested_at,
+        committed_at: now,
+        applied_at: None,
+    };
+    tx.update_environment(&Environment { pointer: Some(promotion.to), updated_at: now, ..environment }).await?;
+    tx.insert_promotion(&promotion).await?;
+    if let (true, Some(previous)) = (asked.scale_previous_to_zero, promotion.from) {
+        close_pool(tx, PoolKey { environment: promotion.environment, deployment: previous }, now).await?;
+    }
+    tx.note(What::PointerMoved {
+        environment_id: promotion.environment,
+        kind: promotion.kind,
+        from: promotion.from,
+        to: promotion.to,
+        revision,
+    });
+    tracing::info!(
+        environment = %promotion.environment, kind = promotion.kind.as_str(), from = ?promotion.from,
+        to = %promotion.to, %revision, actor = promotion.actor, "pointer moved"
+    );
+    Ok(promotion)
+}
+
+/// Lets a pool take no new requests from the next change on.
+pub(super) async fn close_pool(tx: &mut Transaction, key: PoolKey, now: Timestamp) -> Result<(), Error> {
+    let Some(pool) = tx.pool(key).await? else { return Ok(()) };
+    let revision = tx.next_revision().await?;
+    if let Some(closed) = pool::closed(pool, revision, now) {
+        tx.put_pool(&closed).await?;
+        tx.note(What::Draining { environment_id: key.environment, deployment_id: key.deployment });
+    }
+    Ok(())
+}
+
+/// Writes a pool where it differs from what is stored.
+pub(super) async fn put_changed(tx: &mut Transaction, before: Option<&Pool>, after: Pool) -> Result<(), Error> {
+    if before == Some(&after) {
+        return Ok(());
+    }
+    tx.put_pool(&after).await?;
+    if before.map(|pool| pool.state) != Some(after.state) {
+        let ready = after.ready_count();
+        let PoolKey { environment, deployment } = after.key;
+        tx.note(What::PoolState { environment_id: environment, deployment_id: deployment, state: after.state, ready });
+    }
+    Ok(())
+}
+
+/// Ends every waiting move of an environment: a newer request took its place.
+pub(super) async fn supersede_waiting(tx: &mut Transaction, environment: EnvironmentId) -> Result<(), Error> {
+    for number in tx.supersede_waiting(environment).await? {
+        tracing::info!(number, %environment, "move superseded");
+    }
+    Ok(())
+}
+
+/// The row that made the pointer name what it names.
+pub(super) async fn newest_row(tx: &mut Transaction, environment: EnvironmentId) -> Result<Option<Promotion>, Error> {
+    let page = Page { limit: 1, after: None };
+    Ok(tx.promotions(environment, &page).await?.items.into_iter().next())
+}
+
+/// Where a rollback lands, passing over deployments that no longer exist. Asks
+/// the store only about those that the rule would choose.
+pub(super) async fn landing(
+    tx: &mut Transaction,
+    environment: &Environment,
+    stack: &Stack,
+    asked: Option<DeploymentId>,
+    rule: Ask,
+) -> Result<Landing, Error> {
+    let mut gone: Vec<DeploymentId> = Vec::new();
+    loop {
+        let landing = environment.rollback(stack, asked, rule, |id| !gone.contains(&id))?;
+        match &landing {
+            Landing::At(Target { deployment, .. }) if tx.deployment(*deployment).await?.is_none() => {
+                gone.push(*deployment);
+            }
+            Landing::At(_) | Landing::AlreadyCurrent => return Ok(landing),
+        }
+    }
+}

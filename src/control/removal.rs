@@ -1,0 +1,119 @@
+//! Removing environments and projects without cutting a request.
+//!
+//! One change takes the pointer away and closes the pools; when the supervisor
+//! has found them idle and stopped them, the rows go. Until then the environment
+//! stays listed without a pointer. Each step looks at everything again, so that
+//! whoever promotes in between wins and the removal is refused.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::control::error::Error;
+use crate::control::project::environments_of;
+use crate::control::promotion::{close_pool, supersede_waiting};
+use crate::control::{Control, find};
+use crate::model::environment::Environment;
+use crate::model::id::{EnvironmentId, ProjectId};
+use crate::model::pool::PoolState;
+use crate::store::Transaction;
+
+/// How long a DELETE waits for running requests; then it answers that it goes
+/// on, and is to be repeated.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+
+/// What is to be removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doomed {
+    /// An environment.
+    Environment(EnvironmentId),
+    /// A project with everything below it.
+    Project(ProjectId),
+}
+
+impl Control {
+    /// Removes it, draining first what is served if `force` allows that. Answers
+    /// whether it is gone; false: requests still run, nothing new arrives, ask again.
+    ///
+    /// # Errors
+    ///
+    /// Refusals, which change nothing.
+    pub async fn remove(&self, doomed: Doomed, force: bool) -> Result<bool, Error> {
+        let deadline = Instant::now() + DRAIN_WAIT;
+        let mut work = self.store.watch_work();
+        let mut drain = self.drain.clone();
+        // The pointer is taken away in the first step; one that is there later is somebody else's.
+        let mut force = force;
+        loop {
+            work.borrow_and_update();
+            if self.step(doomed, force).await? {
+                return Ok(true);
+            }
+            force = false;
+            tokio::select! {
+                rung = work.changed() => if rung.is_err() { return Ok(false) },
+                () = tokio::time::sleep_until(deadline) => return Ok(false),
+                () = drain.asked() => return Ok(false),
+            }
+        }
+    }
+
+    async fn step(&self, doomed: Doomed, force: bool) -> Result<bool, Error> {
+        let mut tx = self.store.write().await?;
+        let environments = match doomed {
+            Doomed::Environment(id) => vec![find::environment(&mut tx, id).await?],
+            Doomed::Project(id) => {
+                find::project(&mut tx, id).await?;
+                environments_of(&mut tx, id).await?
+            }
+        };
+        check(doomed, &environments, force)?;
+        let mut drained = true;
+        for environment in environments {
+            drained &= close(&mut tx, environment).await?;
+        }
+        if drained {
+            match doomed {
+                Doomed::Environment(id) => tx.delete_environment(id).await?,
+                Doomed::Project(id) => tx.delete_project(id).await?,
+            }
+        }
+        tx.commit().await?;
+        Ok(drained)
+    }
+}
+
+fn check(doomed: Doomed, environments: &[Environment], force: bool) -> Result<(), Error> {
+    let serving = || environments.iter().filter(|environment| environment.pointer.is_some());
+    match doomed {
+        Doomed::Environment(_) => {
+            if let Some(kept) = environments.iter().find(|environment| environment.name.is_default()) {
+                return Err(Error::EnvironmentProtected(kept.name.clone()));
+            }
+            match serving().next() {
+                Some(environment) if !force => Err(Error::EnvironmentInUse(environment.name.clone())),
+                _ => Ok(()),
+            }
+        }
+        Doomed::Project(_) => {
+            let serving: Vec<_> = serving().map(|environment| (environment.id, environment.name.clone())).collect();
+            if serving.is_empty() || force { Ok(()) } else { Err(Error::ProjectInUse(serving)) }
+        }
+    }
+}
+
+/// Takes an environment out of service. Answers whether nothing of it runs any more.
+async fn close(tx: &mut Transaction, environment: Environment) -> Result<bool, Error> {
+    let (id, now) = (environment.id, Timestamp::now());
+    supersede_waiting(tx, id).await?;
+    if environment.pointer.is_some() {
+        tx.update_environment(&Environment { pointer: None, updated_at: now, ..environment }).await?;
+    }
+    let mut drained = true;
+    for pool in tx.pools_of_environment(id).await? {
+        drained &= pool.state == PoolState::Stopped;
+        close_pool(tx, pool.key, now).await?;
+    }
+    Ok(drained)
+}
