@@ -316,6 +316,7 @@ fn stored(error: &store::Error) -> ErrorCode {
         store::Error::HostTaken { .. } => ErrorCode::HostTaken,
         store::Error::NameTaken(_) => ErrorCode::NameTaken,
         store::Error::Cursor => ErrorCode::InvalidRequest,
+        store::Error::Busy => ErrorCode::Unavailable,
         store::Error::Owned(_)
         | store::Error::Unusable { .. }
         | store::Error::Newer { .. }

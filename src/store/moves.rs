@@ -9,8 +9,8 @@ use crate::store::{Error, Transaction};
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT number, environment_id, deployment_id, kind, source_environment_id, actor, reason, state, detail, ",
-            "requested_at, deadline, promotion_id FROM moves ",
+            "SELECT number, environment_id, deployment_id, kind, source_environment_id, actor, reason, ",
+            "scale_previous_to_zero, state, detail, requested_at, deadline, promotion_id FROM moves ",
             $rest
         )
     };
@@ -27,9 +27,9 @@ impl Transaction {
         let number = self.next_number().await?;
         let insert = query(
             "INSERT INTO moves
-               (number, environment_id, deployment_id, kind, source_environment_id, actor, reason, state, detail,
-                requested_at, deadline, promotion_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+               (number, environment_id, deployment_id, kind, source_environment_id, actor, reason,
+                scale_previous_to_zero, state, detail, requested_at, deadline, promotion_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(number)
         .bind(pending.environment.to_string())
@@ -38,6 +38,7 @@ impl Transaction {
         .bind(pending.source_environment.map(|id| id.to_string()))
         .bind(pending.actor.clone())
         .bind(pending.reason.clone())
+        .bind(i64::from(pending.scale_previous_to_zero))
         .bind(pending.state.as_str())
         .bind(pending.detail.clone())
         .bind(micros(pending.requested_at))
@@ -139,6 +140,7 @@ fn pending_move(row: &Row) -> Result<PendingMove, Error> {
         source_environment: row.parsed_if_any("source_environment_id")?,
         actor: row.text("actor")?,
         reason: row.text_if_any("reason")?,
+        scale_previous_to_zero: row.number("scale_previous_to_zero")? != 0,
         state: row.word("state")?,
         detail: row.text_if_any("detail")?,
         requested_at: row.time("requested_at")?,

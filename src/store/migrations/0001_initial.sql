@@ -130,6 +130,8 @@ CREATE TABLE moves (
     source_environment_id TEXT,
     actor TEXT NOT NULL,
     reason TEXT,
+    -- 0 or 1: a BOOLEAN is not read alike on both.
+    scale_previous_to_zero BIGINT NOT NULL,
     state TEXT NOT NULL,
     detail TEXT,
     requested_at BIGINT NOT NULL,

@@ -205,6 +205,7 @@ fn pending_move(environment: EnvironmentId, deployment: DeploymentId) -> Pending
         source_environment: None,
         actor: "admin".into(),
         reason: None,
+        scale_previous_to_zero: true,
         state: MoveState::Waiting,
         detail: None,
         requested_at: at(8),
