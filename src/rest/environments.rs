@@ -104,16 +104,15 @@ pub struct PolicyUpdate {
 
 impl PolicyUpdate {
     /// `policy` with what is given here in its place.
-    pub fn onto(&self, policy: Policy) -> Policy {
-        Policy {
-            pins: self.pins.unwrap_or(policy.pins),
-            deployment_hosts: self.deployment_hosts.unwrap_or(policy.deployment_hosts),
-            request_body_max: self.request_body_max.unwrap_or(policy.request_body_max),
-            connect_timeout_ms: self.connect_timeout_ms.unwrap_or(policy.connect_timeout_ms),
-            response_start_timeout_ms: self.response_start_timeout_ms.unwrap_or(policy.response_start_timeout_ms),
-            response_idle_timeout_ms: self.response_idle_timeout_ms.unwrap_or(policy.response_idle_timeout_ms),
-            max_drain_ms: self.max_drain_ms.unwrap_or(policy.max_drain_ms),
-        }
+    pub fn onto(&self, mut policy: Policy) -> Policy {
+        policy.pins = self.pins.unwrap_or(policy.pins);
+        policy.deployment_hosts = self.deployment_hosts.unwrap_or(policy.deployment_hosts);
+        policy.request_body_max = self.request_body_max.unwrap_or(policy.request_body_max);
+        policy.connect_timeout_ms = self.connect_timeout_ms.unwrap_or(policy.connect_timeout_ms);
+        policy.response_start_timeout_ms = self.response_start_timeout_ms.unwrap_or(policy.response_start_timeout_ms);
+        policy.response_idle_timeout_ms = self.response_idle_timeout_ms.unwrap_or(policy.response_idle_timeout_ms);
+        policy.max_drain_ms = self.max_drain_ms.unwrap_or(policy.max_drain_ms);
+        policy
     }
 }
 
@@ -198,6 +197,21 @@ mod tests {
         let update: PolicyUpdate = serde_json::from_str(r#"{"pins":"off","deployment_hosts":null}"#).unwrap();
         let after = update.onto(before.clone());
         assert_eq!(after, Policy { pins: Door::Off, deployment_hosts: None, ..before });
+    }
+
+    #[test]
+    fn every_field_of_a_policy_can_be_set() {
+        let other = Policy {
+            pins: Door::Off,
+            deployment_hosts: Some(Door::Open),
+            request_body_max: 1,
+            connect_timeout_ms: 2,
+            response_start_timeout_ms: 3,
+            response_idle_timeout_ms: 4,
+            max_drain_ms: 5,
+        };
+        let update: PolicyUpdate = serde_json::from_value(serde_json::to_value(&other).unwrap()).unwrap();
+        assert_eq!(update.onto(Policy::default()), other);
     }
 
     #[test]
