@@ -1,1 +1,186 @@
 //! The data plane: from an accepted connection to a replica and back.
+//!
+//! One thread per core, each with its own runtime, listening sockets, upstream
+//! connections and counters; shared are the routing table, read, and the claims,
+//! a word per core. [`proxy`] is one request, top to bottom. Knows nothing of
+//! who moves pointers: it reads `routing::live`. Called by `app`.
+
+pub mod config;
+pub mod trust;
+
+mod listener;
+mod socket;
+mod core;
+mod downstream;
+mod proxy;
+mod identify;
+mod headers;
+mod trace;
+mod exchange;
+mod request_body;
+mod expect;
+mod upstream;
+mod body;
+mod upgrade;
+mod error;
+mod limits;
+mod alarm;
+mod access_log;
+mod metrics;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::drain::Drain;
+use crate::ingress::access_log::{Dropped, Guard};
+use crate::ingress::config::Config;
+use crate::ingress::core::Shared;
+use crate::ingress::limits::Limit;
+use crate::ingress::listener::Start;
+use crate::ingress::metrics::{Counters, Summed};
+use crate::routing::live::Live;
+use crate::telemetry::metrics::Metrics;
+
+/// Why the ingress does not start. Reads as "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error("listen on {address} for requests: {}", advice(source))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The access log cannot be opened.
+    #[error("open the access log")]
+    AccessLog(#[source] io::Error),
+    /// A thread or its runtime cannot be made.
+    #[error("start a thread for requests")]
+    Thread(#[source] io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the address is in use; give another one with --ingress, or stop what uses it",
+        io::ErrorKind::PermissionDenied => "not allowed; give a port above 1023 with --ingress",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; give one of its own with --ingress",
+        _ => "give another address with --ingress",
+    }
+}
+
+/// A running ingress. Dropping it cuts everything; [`Running::drain`] is the
+/// polite way.
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    drain: Drain,
+    threads: Mutex<Vec<thread::JoinHandle<io::Result<usize>>>>,
+    _access_log: Option<Guard>,
+}
+
+/// Starts the ingress: binds every address, starts a thread per core, registers
+/// its metrics. `live` was made for [`Config::cores`] cores.
+///
+/// # Errors
+///
+/// Why it does not start; nothing is left running then.
+pub fn start(config: Config, live: Arc<Live>, metrics: &Metrics) -> Result<Running, Error> {
+    let bound = socket::bind_all(&config)?;
+    let addresses = bound.iter().map(|bound| bound.address).collect();
+    let (writer, guard, dropped) = match access_log::open(&config.access_log).map_err(Error::AccessLog)? {
+        Some((writer, guard, dropped)) => (Some(writer), Some(guard), dropped),
+        None => (None, None, Dropped::default()),
+    };
+    let cores = config.cores();
+    let counters: Vec<_> = (0..cores).map(|_| Arc::new(Counters::default())).collect();
+    let summed = Summed { cores: counters.clone(), dropped };
+    metrics.register(|registry| registry.register_collector(Box::new(summed)));
+    let shared = Arc::new(Shared {
+        connections: Limit::new(config.connections_max),
+        streams: Limit::new(config.streams_max),
+        access_log: writer,
+        live,
+        config,
+    });
+    let running = Running { addresses, drain: Drain::new(), threads: Mutex::default(), _access_log: guard };
+    let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
+    for bound in bound {
+        sockets.iter_mut().zip(bound.sockets).for_each(|(core, socket)| core.push(socket));
+    }
+    for (index, (sockets, counters)) in sockets.into_iter().zip(counters).enumerate() {
+        let watch = running.drain.watch();
+        let core = Start { index, shared: Arc::clone(&shared), counters, sockets, watch };
+        // On an error, dropping `running` ends the threads started so far.
+        let thread = spawn(core).map_err(Error::Thread)?;
+        running.threads().push(thread);
+    }
+    Ok(running)
+}
+
+/// Starts a core's thread; answers once its runtime is there.
+fn spawn(core: Start) -> io::Result<thread::JoinHandle<io::Result<usize>>> {
+    let (ready, made) = mpsc::channel();
+    let thread = thread::Builder::new().name(format!("ingress-{}", core.index)).spawn(move || {
+        let runtime = listener::runtime();
+        match runtime {
+            Ok(runtime) => {
+                // Nobody waits any more only if starting was given up.
+                let _ = ready.send(Ok(()));
+                core.run(runtime)
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(0)
+            }
+        }
+    })?;
+    made.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+    Ok(thread)
+}
+
+impl Running {
+    /// The addresses it listens on, with the ports the kernel chose.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops in two stages: takes nothing new and lets requests, streams and
+    /// tunnels finish; after `grace` cuts what is left. Answers how many client
+    /// connections were cut.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        self.drain.drain(grace).await;
+        self.drain.idle().await;
+        let threads = std::mem::take(&mut *self.threads());
+        let cut = threads.into_iter().map(joined).sum();
+        if cut > 0 {
+            tracing::warn!(cut, "client connections cut at the end of the drain");
+        }
+        cut
+    }
+
+    /// Ends a running [`Running::drain`] at once. For a second Ctrl-C.
+    pub fn insist(&self) {
+        self.drain.insist();
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<thread::JoinHandle<io::Result<usize>>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn joined(thread: thread::JoinHandle<io::Result<usize>>) -> usize {
+    match thread.join() {
+        Ok(Ok(cut)) => cut,
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "an ingress thread failed");
+            0
+        }
+        // The panic was printed where it happened.
+        Err(_) => 0,
+    }
+}

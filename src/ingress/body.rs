@@ -1,0 +1,136 @@
+//! The answer's body on its way to the client.
+//!
+//! Passes frames on as they come. The exchange rides in it: its claims and its
+//! record end with the last byte or trailer, or when the body is dropped because
+//! the client is gone. Invariant 2 ends here.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::ingress::error::Error;
+use crate::ingress::exchange::Exchange;
+use crate::ingress::upstream::pool::Lease;
+
+/// An answer's body.
+pub(super) struct Body(Inner);
+
+enum Inner {
+    /// Made here; nothing once taken.
+    Made(Option<Bytes>),
+    /// The replica's.
+    Replica(Box<Replica>),
+}
+
+struct Replica {
+    incoming: Incoming,
+    /// Longest wait for the next frame; `None` on streams that may pause for ever.
+    pause_max: Option<Duration>,
+    waiting: bool,
+    /// Until the last byte.
+    held: Option<(Lease, Exchange)>,
+}
+
+/// Why an answer ends early; hyper then cuts the client's connection or stream,
+/// so that a part is never taken for the whole.
+#[derive(Debug, thiserror::Error)]
+#[error("pass on the replica's answer")]
+pub(super) struct Broken(#[source] Option<hyper::Error>);
+
+impl Body {
+    /// A body made here.
+    pub(super) fn made(bytes: Bytes) -> Self {
+        Self(Inner::Made(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
+
+    /// The replica's body, which ends the exchange with its last byte.
+    pub(super) fn replica(incoming: Incoming, pause_max: Option<Duration>, lease: Lease, exchange: Exchange) -> Self {
+        if incoming.is_end_stream() {
+            lease.give_back(&exchange);
+            return Self(Inner::Made(None));
+        }
+        Self(Inner::Replica(Box::new(Replica { incoming, pause_max, waiting: false, held: Some((lease, exchange)) })))
+    }
+}
+
+impl Replica {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Some((lease, exchange)) = &mut self.held else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = polled else {
+            if !self.waiting {
+                self.waiting = true;
+                lease.patience(self.pause_max);
+            }
+            return Poll::Pending;
+        };
+        if self.waiting {
+            self.waiting = false;
+            lease.patience(None);
+        }
+        match frame {
+            Some(Ok(frame)) => {
+                exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                let late = lease.is_overdue();
+                exchange.failed(&if late { Error::ResponseTimeout } else { Error::UpstreamReset(None) });
+                self.held = None;
+                Poll::Ready(Some(Err(Broken(Some(error)))))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// The last byte is out of our hands.
+    fn finish(&mut self) {
+        if let Some((lease, exchange)) = self.held.take() {
+            lease.give_back(&exchange);
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some((_, exchange)) = &mut self.held {
+            exchange.failed(&Error::ClientGone);
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut self.0 {
+            Inner::Made(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Inner::Replica(replica) => replica.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Made(bytes) => bytes.is_none(),
+            Inner::Replica(replica) => replica.held.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Made(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Inner::Replica(replica) => replica.incoming.size_hint(),
+        }
+    }
+}

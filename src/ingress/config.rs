@@ -1,0 +1,119 @@
+//! What can be set about the ingress, with its defaults beside the meaning.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::ingress::trust::Network;
+use crate::model::manifest::Span;
+
+/// Settings of the ingress. Limits hold for this process: they are per proxy.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Addresses to listen on; port 0 takes a free one. An IPv4 loopback address
+    /// brings `[::1]` with the same port along, where the machine has it.
+    pub listen: Vec<SocketAddr>,
+    /// Threads, each with its own runtime, sockets and connections. `None`: as
+    /// many as CPUs this process may use.
+    pub threads: Option<NonZeroUsize>,
+    /// Client connections in total. A further one is answered `503 overloaded`
+    /// and closed.
+    pub connections_max: usize,
+    /// HTTP/2 requests running in total. A further one is answered `503 overloaded`.
+    pub streams_max: usize,
+    /// HTTP/2 requests running on one connection, as told to the client.
+    pub streams_per_connection_max: u32,
+    /// Bytes of a request's head; more is answered 431.
+    pub head_bytes_max: u32,
+    /// Header fields of a request; more is answered 431. HTTP/1 allows 100 of
+    /// them whatever is set here: a larger table would cost every request.
+    pub fields_max: usize,
+    /// Bytes of a request's path and query; more is answered 414.
+    pub uri_bytes_max: usize,
+    /// Longest wait for a whole request head once its first byte is in.
+    pub head_timeout: Span,
+    /// How long a client connection may be kept without a request.
+    pub idle_timeout: Span,
+    /// How long a connection to a replica is kept without a request. 4 s: common
+    /// servers close theirs at 5 s, and whoever closes first cannot be raced.
+    pub upstream_idle_timeout: Span,
+    /// Connections to one replica kept without a request, in total.
+    pub upstream_idle_max: usize,
+    /// How long a replica is given to ask for a body announced with `Expect:
+    /// 100-continue`. RFC 9110 §10.1.1: nobody waits for ever, as the replica may
+    /// not know the header.
+    pub continue_timeout: Span,
+    /// How often one request is tried at most.
+    pub attempts_max: u32,
+    /// How long sent bytes may stay unacknowledged before a peer counts as gone.
+    pub peer_timeout: Span,
+    /// Networks whose `X-Forwarded-*` are believed and added to.
+    pub trusted_proxies: Vec<Network>,
+    /// Where access-log lines go.
+    pub access_log: AccessLog,
+}
+
+/// Where access-log lines go: one JSON object per finished request.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+impl Config {
+    /// How many threads there will be; `routing::live::Live` wants as many words.
+    pub fn cores(&self) -> usize {
+        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.threads.unwrap_or_else(available).get()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            threads: None,
+            connections_max: 10_000,
+            streams_max: 1_000,
+            streams_per_connection_max: 100,
+            head_bytes_max: 64 * 1024,
+            fields_max: 128,
+            uri_bytes_max: 16 * 1024,
+            head_timeout: Span::seconds(10),
+            idle_timeout: Span::seconds(60),
+            upstream_idle_timeout: Span::seconds(4),
+            upstream_idle_max: 512,
+            continue_timeout: Span::seconds(1),
+            attempts_max: 3,
+            peer_timeout: Span::seconds(60),
+            trusted_proxies: Vec::new(),
+            access_log: AccessLog::Off,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_may_set_some_and_keep_the_rest() {
+        let text =
+            "listen = ['0.0.0.0:80']\nidle_timeout = '30s'\ntrusted_proxies = ['10.0.0.0/8']\naccess_log = 'stdout'";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!((config.idle_timeout, config.connections_max), (Span::seconds(30), 10_000));
+        assert_eq!(config.access_log, AccessLog::Stdout);
+        let file: Config = toml::from_str("access_log = { file = '/var/log/access' }").unwrap();
+        assert_eq!(file.access_log, AccessLog::File("/var/log/access".into()));
+        assert!(toml::from_str::<Config>("lisen = []").is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! What one core has to itself: its view of the table, its connections, its counters.
+//!
+//! Made on the core's own thread and never leaves it. Shared with other cores
+//! are the table (read), the claims (a word per core), and the counted limits.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+
+use crate::ingress::access_log::Writer;
+use crate::ingress::alarm::Alarms;
+use crate::ingress::config::Config;
+use crate::ingress::limits::Limit;
+use crate::ingress::metrics::Counters;
+use crate::ingress::upstream::Upstream;
+use crate::routing::address::Address;
+use crate::routing::live::{Claimed, Live, Reader};
+use crate::routing::table::Unresolved;
+
+/// What every core is made from.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) live: Arc<Live>,
+    pub(super) connections: Arc<Limit>,
+    pub(super) streams: Arc<Limit>,
+    pub(super) access_log: Option<Writer>,
+}
+
+/// Counted limits of the process.
+pub(super) struct Limits {
+    pub(super) connections: Arc<Limit>,
+    pub(super) streams: Arc<Limit>,
+}
+
+/// One core's own.
+pub(super) struct Core {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) limits: Limits,
+    pub(super) counters: Arc<Counters>,
+    pub(super) upstream: Upstream,
+    /// Of client connections.
+    pub(super) alarms: Rc<Alarms>,
+    pub(super) access_log: Option<RefCell<Writer>>,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<Local>,
+    /// Connections over the limit that are being told so.
+    pub(super) refusing: Cell<usize>,
+    reader: RefCell<Reader>,
+}
+
+impl Core {
+    /// The state of core `index`; call it on that core's thread.
+    pub(super) fn new(index: usize, shared: &Arc<Shared>, counters: &Arc<Counters>) -> Rc<Self> {
+        let config = &shared.config;
+        Rc::new(Self {
+            index,
+            limits: Limits { connections: Arc::clone(&shared.connections), streams: Arc::clone(&shared.streams) },
+            counters: Arc::clone(counters),
+            upstream: Upstream::new(config, Arc::clone(counters)),
+            alarms: Alarms::new(Instant::now()),
+            access_log: shared.access_log.clone().map(RefCell::new),
+            http1: http1(config),
+            http2: http2(config),
+            refusing: Cell::new(0),
+            reader: RefCell::new(shared.live.reader()),
+            shared: Arc::clone(shared),
+        })
+    }
+
+    /// The settings.
+    pub(super) fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Resolves against one table (invariant 1) and takes the claim (invariant 2).
+    pub(super) fn claim(&self, address: &Address<'_>) -> Result<Claimed, Unresolved> {
+        self.reader.borrow_mut().claim(address, self.index)
+    }
+}
+
+fn http1(config: &Config) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // Our own alarms watch over heads: hyper's timer costs each request 5 %.
+        .header_read_timeout(None)
+        .max_header_size(config.head_bytes_max as usize)
+        // Bounds a head that never ends, and what a slow client's answer may hold.
+        .max_buf_size(2 * (config.head_bytes_max as usize).max(32 * 1024));
+    builder
+}
+
+fn http2(config: &Config) -> http2::Builder<Local> {
+    let mut builder = http2::Builder::new(Local);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.streams_per_connection_max)
+        .max_header_list_size(config.head_bytes_max)
+        // Half-open connections are found by PING as well as by the kernel.
+        .keep_alive_interval(config.peer_timeout.duration() / 2)
+        .keep_alive_timeout(config.peer_timeout.duration() / 2);
+    builder
+}
+
+/// Runs HTTP/2 streams on the thread of their connection.
+#[derive(Clone, Copy)]
+pub(super) struct Local;
+
+impl<F> Executor<F> for Local
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

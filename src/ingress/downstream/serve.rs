@@ -1,0 +1,182 @@
+//! Driving a client connection from its first byte to its last.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::ingress::core::Core;
+use crate::ingress::downstream::Connection;
+use crate::ingress::downstream::io::ClientIo;
+use crate::ingress::proxy;
+
+/// What HTTP/2 by prior knowledge begins with (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a connection without a single request is kept once a drain has
+/// begun: enough for one that was on its way, no more.
+const FRESH_GRACE: Duration = Duration::from_secs(1);
+
+/// How long we read on after closing our side, for clients that are still
+/// sending: closing at once would reset what they have not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves a connection to its end.
+pub(in crate::ingress) async fn connection(core: Rc<Core>, connection: Rc<Connection>, mut stream: TcpStream) {
+    let Some((protocol, early)) = tell(&connection, &mut stream).await else { return };
+    match protocol {
+        Protocol::Http1 => {
+            let _released = Released(&connection);
+            http1(&core, &connection, stream, early).await;
+        }
+        Protocol::Http2 => http2(&core, &connection, stream, early).await,
+    }
+}
+
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Reads until the protocol is clear. A difference in the first byte is enough
+/// for nearly every HTTP/1 request.
+async fn tell(connection: &Connection, stream: &mut TcpStream) -> Option<(Protocol, Bytes)> {
+    let mut early = BytesMut::with_capacity(1024);
+    loop {
+        let shared = early.len().min(PREFACE.len());
+        if early[..shared] != PREFACE[..shared] {
+            return Some((Protocol::Http1, early.freeze()));
+        }
+        if shared == PREFACE.len() {
+            return Some((Protocol::Http2, early.freeze()));
+        }
+        let mut read = pin!(stream.read_buf(&mut early));
+        let read = poll_fn(|cx| {
+            if let Poll::Ready(result) = read.as_mut().poll(cx) {
+                return Poll::Ready(result.ok().filter(|read| *read > 0));
+            }
+            if connection.is_told_to_end(cx) { Poll::Ready(None) } else { Poll::Pending }
+        });
+        read.await?;
+    }
+}
+
+async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: TcpStream, early: Bytes) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (core, connection) = (Rc::clone(core), Rc::clone(connection));
+        async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
+    });
+    let io = ClientIo { stream, early, heard_by: Some(Rc::clone(connection)) };
+    let mut http = core.http1.serve_connection(TokioIo::new(io), service);
+    let mut asked = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut http).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if connection.is_told_to_end(cx) {
+                return Poll::Ready(None);
+            }
+            if asked || !connection.should_close() {
+                return Poll::Pending;
+            }
+            // `Connection: close` on the answer that runs, or the end if none does.
+            asked = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+    });
+    let Some(ended) = ended.await else { return };
+    let parts = http.into_parts();
+    let mut stream = parts.io.into_inner().stream;
+    let tunnel = connection.tunnel.borrow_mut().take();
+    match (ended, tunnel) {
+        (Ok(()), Some(tunnel)) => {
+            connection.alarm.off();
+            tunnel.run(&mut stream, parts.read_buf).await;
+        }
+        (Ok(()), None) if connection.lingers.get() => linger(&mut stream).await,
+        (Ok(()), None) => {}
+        // hyper has answered what it could not parse.
+        (Err(error), _) if error.is_parse() => linger(&mut stream).await,
+        (Err(error), _) => {
+            let peer = connection.peer.address();
+            tracing::debug!(error = &error as &dyn std::error::Error, %peer, "HTTP/1 ended");
+        }
+    }
+}
+
+async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: TcpStream, early: Bytes) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (core, connection) = (Rc::clone(core), Rc::clone(connection));
+        async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
+    });
+    let io = ClientIo { stream, early, heard_by: None };
+    let mut http = pin!(core.http2.serve_connection(TokioIo::new(io), service));
+    let mut asked = false;
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = http.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if connection.alarm.poll_rung(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if asked || !connection.alarm.is_asked() {
+                return Poll::Pending;
+            }
+            // GOAWAY: streams that run go on, later ones are not taken.
+            asked = true;
+            http.as_mut().graceful_shutdown();
+        }
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(error = &error as &dyn std::error::Error, peer = %connection.peer.address(), "HTTP/2 ended");
+    }
+}
+
+/// A tunnel that is never run holds an exchange, which holds the connection:
+/// whatever ends the task opens that circle.
+struct Released<'a>(&'a Connection);
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        drop(self.0.tunnel.borrow_mut().take());
+    }
+}
+
+impl Connection {
+    /// Whether it is over whatever HTTP thinks: silent for too long, or fresh
+    /// when the drain had begun and still without a request.
+    fn is_told_to_end(&self, cx: &std::task::Context<'_>) -> bool {
+        if self.alarm.is_asked() && !self.served.get() && !self.hurried.replace(true) {
+            self.alarm.within(FRESH_GRACE);
+        }
+        self.alarm.poll_rung(cx).is_ready()
+    }
+
+    /// Whether HTTP/1 is to end after the answer that runs, if one does.
+    fn should_close(&self) -> bool {
+        self.alarm.is_asked() && self.served.get()
+    }
+}
+
+/// Reads and drops what a client is still sending, for a while.
+pub(in crate::ingress) async fn linger(stream: &mut TcpStream) {
+    let mut dropped = [0; 4096];
+    let read_on = async {
+        let _ = stream.shutdown().await;
+        while stream.read(&mut dropped).await.is_ok_and(|read| read > 0) {}
+    };
+    // At the end of patience the connection is closed like any other.
+    let _ = tokio::time::timeout(LINGER, read_on).await;
+}

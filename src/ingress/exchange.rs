@@ -1,0 +1,190 @@
+//! An exchange: one request and its answer, from the first step to the record.
+//!
+//! Holds what lasts as long as the answer does: the claims, the counts, the
+//! access-log entry. It rides in the answer's body (or in a tunnel) and is
+//! dropped with it, whatever way that ends; dropping it records. Decides nothing.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use hyper::body::{Body as _, Incoming};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::ingress::access_log::{Head, Line, protocol};
+use crate::ingress::core::Core;
+use crate::ingress::downstream::Connection;
+use crate::ingress::error::{Code, Error};
+use crate::ingress::headers::{REQUEST_ID, TRACEPARENT};
+use crate::ingress::limits::Permit;
+use crate::ingress::request_body::Ledger;
+use crate::routing::claim::Claim;
+use crate::routing::live::Claimed;
+
+/// One request and its answer.
+pub(super) struct Exchange {
+    pub(super) core: Rc<Core>,
+    pub(super) connection: Rc<Connection>,
+    /// When its head was in.
+    pub(super) started: Instant,
+    /// The hold on the pool. Invariant 2: from before the first await after
+    /// resolve until the exchange ends.
+    pub(super) claimed: Option<Claimed>,
+    /// The hold on the endpoint it was sent to.
+    pub(super) endpoint: Option<Claim>,
+    /// What is known of the request's body, where it has one.
+    pub(super) ledger: Option<Rc<Ledger>>,
+    /// How often it was sent again.
+    pub(super) retries: u32,
+    /// Body bytes passed on to the client; both ways for a tunnel.
+    pub(super) bytes_out: u64,
+    /// Bytes a tunnel carried to the replica.
+    pub(super) tunnel_in: Option<u64>,
+    version: Version,
+    /// Bytes of the request's body, as announced; `u64::MAX` when not.
+    body_bytes: u64,
+    request_id: Option<HeaderValue>,
+    answered: Option<(Instant, StatusCode)>,
+    code: Option<Code>,
+    head: Option<Box<Head>>,
+    stream: Option<Permit>,
+}
+
+impl Exchange {
+    /// A request whose head is in.
+    pub(super) fn begin(core: &Rc<Core>, connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+        connection.begin_request();
+        core.counters.in_flight.one();
+        let head = core.access_log.is_some().then(|| {
+            Box::new(Head {
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                host: request.headers().get(header::HOST).cloned(),
+                traceparent: None,
+            })
+        });
+        Self {
+            core: Rc::clone(core),
+            connection: Rc::clone(connection),
+            started: Instant::now(),
+            claimed: None,
+            endpoint: None,
+            ledger: None,
+            retries: 0,
+            bytes_out: 0,
+            tunnel_in: None,
+            version: request.version(),
+            body_bytes: request.body().size_hint().upper().unwrap_or(u64::MAX),
+            request_id: None,
+            answered: None,
+            code: None,
+            head,
+            stream: None,
+        }
+    }
+
+    /// Counts this request against the limit of HTTP/2 requests.
+    pub(super) fn count_stream(&mut self) -> Result<(), Error> {
+        self.stream = Some(self.core.limits.streams.take().ok_or(Error::Overloaded)?);
+        Ok(())
+    }
+
+    /// Remembers what the replica is told of this request.
+    pub(super) fn identified(&mut self, headers: &HeaderMap) {
+        self.request_id = headers.get(REQUEST_ID).cloned();
+        if let Some(head) = &mut self.head {
+            head.traceparent = headers.get(TRACEPARENT).cloned();
+        }
+    }
+
+    /// What the request is told by.
+    pub(super) fn request_id(&self) -> Option<&HeaderValue> {
+        self.request_id.as_ref()
+    }
+
+    /// Whether it came over HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
+    /// Bytes of its body that were announced and not passed on.
+    pub(super) fn body_left(&self) -> u64 {
+        match &self.ledger {
+            Some(ledger) if ledger.is_done() => 0,
+            Some(ledger) => self.body_bytes.saturating_sub(ledger.bytes()),
+            None => self.body_bytes,
+        }
+    }
+
+    /// The head of the answer is on its way to the client.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.answered = Some((Instant::now(), status));
+    }
+
+    /// It ends, or ended, badly. The first reason counts.
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.code.get_or_insert(error.code());
+        tracing::debug!(
+            code = error.code().as_str(),
+            fault = ?error.fault(),
+            error = error as &dyn std::error::Error,
+            "request failed"
+        );
+    }
+
+    fn record(&mut self) {
+        let now = Instant::now();
+        let counters = &self.core.counters;
+        let bytes_in = self.tunnel_in.or_else(|| self.ledger.as_ref().map(|ledger| ledger.bytes())).unwrap_or(0);
+        counters.in_flight.less();
+        counters.answered(self.answered.map(|(_, status)| status.as_u16()));
+        counters.durations.observe(now - self.started);
+        counters.received.add(bytes_in);
+        counters.sent.add(self.bytes_out);
+        if self.answered.is_none() {
+            self.code.get_or_insert(Code::ClientGone);
+        }
+        if let Some(code) = self.code {
+            counters.errors[code as usize].one();
+        }
+        if let (Some(head), Some(writer)) = (&self.head, &self.core.access_log) {
+            writer.borrow_mut().write(&self.line(head, now, bytes_in));
+        }
+    }
+
+    fn line<'a>(&'a self, head: &'a Head, now: Instant, bytes_in: u64) -> Line<'a> {
+        let ms = |until: Instant| (until - self.started).as_secs_f64() * 1_000.0;
+        let text = |value: &'a Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok());
+        let claimed = self.claimed.as_ref();
+        let duration = SignedDuration::try_from(now - self.started).unwrap_or_default();
+        Line {
+            time: Timestamp::now().checked_sub(duration).unwrap_or_default(),
+            project: claimed.map(|claimed| claimed.environment.project.as_str()),
+            environment: claimed.map(|claimed| claimed.environment.name.as_str()),
+            deployment: claimed.map(|claimed| claimed.pool.deployment_text()),
+            revision: claimed.map(|claimed| claimed.revision.0),
+            client: self.connection.peer.text(),
+            protocol: protocol(self.version),
+            method: head.method.as_str(),
+            host: text(&head.host).or(head.uri.authority().map(|authority| authority.as_str())).unwrap_or_default(),
+            path: head.uri.path(),
+            status: self.answered.map(|(_, status)| status.as_u16()),
+            error: self.code.map(Code::as_str),
+            bytes_in,
+            bytes_out: self.bytes_out,
+            answer_ms: self.answered.map(|(at, _)| ms(at)),
+            duration_ms: ms(now),
+            retries: self.retries,
+            tunnel: self.tunnel_in.is_some(),
+            request_id: text(&self.request_id).unwrap_or_default(),
+            trace_id: text(&head.traceparent).and_then(|value| value.get(3..35)).unwrap_or_default(),
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.record();
+        self.connection.end_request(self.body_left() == 0);
+    }
+}

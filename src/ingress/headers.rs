@@ -1,0 +1,221 @@
+//! Header hygiene, both ways, and the headers Repoint adds.
+//!
+//! What belongs to one hop ends here (RFC 9110 §7.6.1), forwarding headers say
+//! what we saw, and the deployment and environment are named by us alone. Knows
+//! nothing of connections or bodies.
+
+use http::header::{self, HeaderName};
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderMap, HeaderValue, Request, Version, request, response};
+
+use crate::ingress::downstream::Peer;
+use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
+use crate::ingress::trace;
+use crate::model::deployment::HostHeader;
+use crate::routing::live::Claimed;
+use crate::routing::route::EndpointRoute;
+
+const DEPLOYMENT_ID: HeaderName = HeaderName::from_static("x-deployment-id");
+const ENVIRONMENT: HeaderName = HeaderName::from_static("x-environment");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Tells one request from another, in logs on both sides.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Makes a request fit for any replica: HTTP/1.1, origin form, without what
+/// belongs to the client's hop, with what we know of it.
+pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, peer: &Peer) -> Request<B> {
+    let (mut parts, body) = request.into_parts();
+    let received = std::mem::replace(&mut parts.version, Version::HTTP_11);
+    if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
+        let path = parts.uri.path_and_query().cloned();
+        parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    let headers = &mut parts.headers;
+    strip_hop(headers, found);
+    if let Some(protocol) = &found.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol.clone());
+    } else if found.te_trailers {
+        // RFC 9110 §10.1.4: TE goes with the connection option of its name.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if received != Version::HTTP_11 {
+        // HTTP/1.0 does not know it, and hyper's HTTP/2 server cannot pass a 100 on.
+        headers.remove(header::EXPECT);
+    }
+    if found.cookies > 1 && received == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    add_forwarding(headers, asked, found, peer, received);
+    add_trace(headers, found);
+    Request::from_parts(parts, body)
+}
+
+fn strip_hop(headers: &mut HeaderMap, found: &Found) {
+    if found.connection {
+        strip_named(headers);
+    }
+    if found.hop {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, header::TE, header::UPGRADE] {
+            headers.remove(name);
+        }
+    }
+    if found.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+        // RFC 9112 §6.3: Transfer-Encoding overrides Content-Length, which must
+        // not travel on beside the framing we choose.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// RFC 9110 §7.6.1: headers named by Connection belong to this hop only. Left in
+/// place they would let a client strip our own headers at the replica.
+fn strip_named(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        // Meant for every recipient: naming them is a mistake or an attack.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE)
+        .collect();
+    headers.remove(header::CONNECTION);
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// RFC 9113 §8.2.3: crumbs are put together again before they leave HTTP/2.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, peer: &Peer, received: Version) {
+    if found.forwarded && !peer.is_trusted {
+        strip_matching(headers, |name| name == "forwarded" || name.starts_with("x-forwarded-"));
+    }
+    if found.disguised {
+        strip_matching(headers, is_disguised);
+    }
+    if found.forwarded && peer.is_trusted {
+        headers.append(FORWARDED_FOR, peer.forwarded.clone());
+    } else {
+        headers.insert(FORWARDED_FOR, peer.forwarded.clone());
+    }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if let Some(host) = asked.host() {
+        if !headers.contains_key(FORWARDED_HOST) {
+            headers.insert(FORWARDED_HOST, host.clone());
+        }
+        headers.insert(header::HOST, host);
+    }
+    headers.append(header::VIA, HeaderValue::from_static(via(received)));
+}
+
+/// RFC 9110 §7.6.3: the version in which we received it, and a name for us.
+fn via(received: Version) -> &'static str {
+    match received {
+        Version::HTTP_2 => "2.0 repoint",
+        Version::HTTP_10 => "1.0 repoint",
+        _ => "1.1 repoint",
+    }
+}
+
+fn strip_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| matches(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn add_trace(headers: &mut HeaderMap, found: &Found) {
+    if found.request_id != Given::Valid {
+        headers.insert(REQUEST_ID, trace::new_request_id());
+    }
+    match found.trace {
+        // Passed on as it is: we report no span of our own for others to hang on.
+        Given::Valid => {}
+        Given::Absent => {
+            headers.insert(TRACEPARENT, trace::new_traceparent());
+        }
+        Given::Invalid => {
+            // W3C Trace Context §3.3: without its parent, tracestate means nothing.
+            headers.insert(TRACEPARENT, trace::new_traceparent());
+            headers.remove(TRACESTATE);
+        }
+    }
+}
+
+/// Names deployment and environment to the replica a request is about to go to,
+/// and gives it the `Host` its pool wants.
+pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &EndpointRoute) {
+    name_origin(&mut parts.headers, claimed);
+    if claimed.pool.host == HostHeader::Endpoint {
+        let own = match &endpoint.authority {
+            Some(authority) => HeaderValue::from_str(authority),
+            None => HeaderValue::from_str(&endpoint.address.to_string()),
+        };
+        if let Ok(own) = own {
+            parts.headers.insert(header::HOST, own);
+        }
+    }
+}
+
+/// Makes an answer fit for the client.
+pub(super) fn answer(parts: &mut response::Parts, claimed: &Claimed) {
+    let headers = &mut parts.headers;
+    let upgrade = (parts.status == http::StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE));
+    if headers.contains_key(header::CONNECTION) {
+        strip_named(headers);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    if let Some(protocol) = upgrade.flatten() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    name_origin(headers, claimed);
+    parts.version = Version::HTTP_11;
+}
+
+/// Overwrites whatever the other side said.
+fn name_origin(headers: &mut HeaderMap, claimed: &Claimed) {
+    // Ids and names are visible ASCII; nothing else can be built.
+    if let Ok(deployment) = HeaderValue::from_str(claimed.pool.deployment_text()) {
+        headers.insert(DEPLOYMENT_ID, deployment);
+    }
+    if let Ok(environment) = HeaderValue::from_str(claimed.environment.name.as_str()) {
+        headers.insert(ENVIRONMENT, environment);
+    }
+}
+
+/// The seconds a replica keeps an idle connection, where it says so.
+pub(super) fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(KEEP_ALIVE)?;
+    tokens(value).find_map(|token| token.strip_prefix("timeout=")?.trim().parse().ok())
+}
+
+/// Whether an answer is a stream that may pause for as long as it likes.
+pub(super) fn may_pause(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let starts = |prefix: &[u8]| kind.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    starts(b"text/event-stream") || starts(b"application/grpc")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! One core's thread: accepting connections, the sweep, and coming to an end.
+//!
+//! Knows nothing of requests. A drain goes in two stages: ask (accept what
+//! already waits, then nothing new; connections finish what they have), and
+//! insist (the runtime is dropped, and what is left with it).
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, join_all, select};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::drain;
+use crate::ingress::alarm::TICK;
+use crate::ingress::core::{Core, Shared};
+use crate::ingress::downstream::{Connection, Peer, serve};
+use crate::ingress::error::Error;
+use crate::ingress::metrics::Counters;
+
+/// How long the accept queue must have been empty before nobody is waiting in it.
+const QUEUE_QUIET: Duration = Duration::from_millis(5);
+
+/// Connections over the limit that are told so at once, per core; further ones
+/// are just closed.
+const REFUSING_MAX: usize = 64;
+
+/// How long a client over the limit is given to send the request we refuse.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A core that has not started.
+pub(super) struct Start {
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) sockets: Vec<std::net::TcpListener>,
+    pub(super) watch: drain::Watch,
+}
+
+/// The runtime of a core, made on its own thread.
+pub(super) fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
+impl Start {
+    /// Serves until drained; answers how many connections were cut.
+    pub(super) fn run(self, runtime: LocalRuntime) -> io::Result<usize> {
+        // Held until the runtime, and with it everything that was cut, is gone.
+        let _hold = self.watch.hold();
+        let cut = runtime.block_on(self.serve());
+        drop(runtime);
+        cut
+    }
+
+    async fn serve(self) -> io::Result<usize> {
+        let core = Core::new(self.index, &self.shared, &self.counters);
+        let listeners: Vec<_> = self.sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+        let accepting = listeners.iter().map(|listener| accept(&core, listener, self.watch.clone()));
+        let sweeping = spawn_local(sweep(Rc::clone(&core)));
+        join_all(accepting).await;
+        drop(listeners);
+        core.alarms.ask();
+        let mut watch = self.watch;
+        select(pin!(core.alarms.none()), pin!(watch.insisted())).await;
+        sweeping.abort();
+        Ok(core.alarms.count())
+    }
+}
+
+/// Rings alarms that are due, and keeps house.
+async fn sweep(core: Rc<Core>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        core.alarms.sweep(now);
+        core.upstream.sweep(now);
+    }
+}
+
+async fn accept(core: &Rc<Core>, listener: &TcpListener, mut watch: drain::Watch) {
+    let mut asked = pin!(watch.asked());
+    loop {
+        match select(asked.as_mut(), pin!(listener.accept())).await {
+            Either::Left(_) => break,
+            Either::Right((accepted, _)) => admit_or_pause(core, accepted).await,
+        }
+    }
+    // Closing a socket resets what waits in its queue: take that first. What the
+    // queue can hold bounds how long this goes on.
+    for _ in 0..crate::ingress::socket::BACKLOG {
+        let Ok(accepted) = timeout(QUEUE_QUIET, listener.accept()).await else { return };
+        admit_or_pause(core, accepted).await;
+    }
+}
+
+async fn admit_or_pause(core: &Rc<Core>, accepted: io::Result<(TcpStream, SocketAddr)>) {
+    match accepted {
+        Ok((stream, peer)) => admit(core, stream, peer),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+        Err(error) => {
+            // Out of descriptors or memory: others must end before it gets better.
+            tracing::warn!(error = &error as &dyn std::error::Error, "failed to accept a connection");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn admit(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr) {
+    let peer = Peer::new(peer.ip(), core);
+    let Some(permit) = core.limits.connections.take() else {
+        core.counters.refused.one();
+        if core.refusing.get() < REFUSING_MAX {
+            core.refusing.set(core.refusing.get() + 1);
+            spawn_local(refuse(Rc::clone(core), stream));
+        }
+        return;
+    };
+    let connection = Connection::new(peer, core, permit);
+    spawn_local(serve::connection(Rc::clone(core), connection, stream));
+}
+
+/// Tells a client over the limit why, whatever it asks for.
+async fn refuse(core: Rc<Core>, mut stream: TcpStream) {
+    let told = async {
+        // An answer sent before the request has arrived may be reset with it.
+        let _ = stream.read(&mut [0; 1024]).await?;
+        stream.write_all(&refusal()).await?;
+        serve::linger(&mut stream).await;
+        io::Result::Ok(())
+    };
+    // Whatever came of it, this connection is over.
+    let _ = timeout(REFUSAL_PATIENCE, told).await;
+    core.refusing.set(core.refusing.get() - 1);
+}
+
+fn refusal() -> Vec<u8> {
+    let (parts, body) = Error::Overloaded.answer(None).into_parts();
+    let mut answer = format!("HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n", parts.status, body.len());
+    for (name, value) in &parts.headers {
+        answer.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+    }
+    answer.push_str("\r\n");
+    [answer.as_bytes(), &body[..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_an_answer_from_the_table() {
+        let text = String::from_utf8(refusal()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())) && head.contains("retry-after: 1"), "{head}");
+        assert!(body.contains("\"overloaded\""), "{body}");
+    }
+}

@@ -1,0 +1,138 @@
+//! One request, top to bottom: identify, resolve, claim, prepare, forward,
+//! answer, record.
+//!
+//! `downstream` calls [`handle`] with each request. Every failure comes back
+//! here and becomes an answer by the table in `error`. Recording happens when the
+//! exchange is dropped, with the answer's last byte.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::{Body as _, Incoming};
+
+use crate::ingress::body::Body;
+use crate::ingress::core::Core;
+use crate::ingress::downstream::Connection;
+use crate::ingress::error::Error;
+use crate::ingress::exchange::Exchange;
+use crate::ingress::expect::Gate;
+use crate::ingress::headers;
+use crate::ingress::identify::{Found, identify};
+use crate::ingress::request_body::{Ledger, RequestBody};
+use crate::ingress::upstream::forward::{Sending, Sent, forward};
+use crate::routing::live::Claimed;
+
+/// Bytes of an unread body that have most likely arrived with its head.
+const UNREAD_MAX: u64 = 4 * 1024;
+
+/// Answers one request.
+pub(super) async fn handle(core: Rc<Core>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let mut exchange = Exchange::begin(&core, &connection, &request);
+    match walk(&mut exchange, request).await {
+        Ok(sent) => answer(exchange, sent).await,
+        Err(error) => refuse(exchange, &error),
+    }
+}
+
+/// The walk of a request to a replica, up to the head of its answer.
+async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Sent, Error> {
+    if request.version() == Version::HTTP_2 {
+        exchange.count_stream()?;
+    }
+    let (asked, mut found) = identify(&request, exchange.core.config())?;
+    // A protocol is not switched in the middle of a body.
+    found.upgrade = found.upgrade.filter(|_| request.body().is_end_stream());
+    // Invariants 1 and 2: one table, read once; the claim precedes the first await.
+    let claimed = exchange.core.claim(&asked.address())?;
+    let sending = sending(&claimed, &found, &request);
+    exchange.claimed = Some(claimed);
+    let request = headers::prepare(request, &asked, &found, &exchange.connection.peer);
+    exchange.identified(request.headers());
+    let request = take_body(exchange, &found, &sending, request)?;
+    forward(exchange, &asked, &sending, request).await
+}
+
+fn sending(claimed: &Claimed, found: &Found, request: &Request<Incoming>) -> Sending {
+    let policy = &claimed.environment.policy;
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    Sending {
+        repeatable: is_safe && request.body().is_end_stream() || found.idempotent,
+        repeatable_on_reuse: claimed.pool.retry_on_reused_close,
+        upgrade: found.upgrade.is_some(),
+        connect_timeout: Duration::from_millis(policy.connect_timeout_ms),
+        response_start: limit(policy.response_start_timeout_ms),
+        body_max: policy.request_body_max,
+    }
+}
+
+/// 0 means no limit.
+fn limit(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+/// Wraps the body for its way to the replica; too large a one is refused before
+/// anybody is asked for it.
+fn take_body(
+    exchange: &mut Exchange,
+    found: &Found,
+    sending: &Sending,
+    request: Request<Incoming>,
+) -> Result<Request<RequestBody>, Error> {
+    if request.body().is_end_stream() {
+        return Ok(request.map(|_| RequestBody::empty()));
+    }
+    let ledger = Ledger::new(sending.repeatable || sending.repeatable_on_reuse);
+    exchange.ledger = Some(Rc::clone(&ledger));
+    if sending.body_max > 0 && request.body().size_hint().lower() > sending.body_max {
+        return Err(Error::RequestTooLarge(sending.body_max));
+    }
+    let gate = found.expects.then(|| Gate::new(exchange.core.config().continue_timeout.duration()));
+    let key = gate.as_ref().map(Gate::key);
+    let mut request = request.map(|incoming| RequestBody::new(incoming, ledger, sending.body_max, gate));
+    if let Some(key) = key {
+        key.hand_to(&mut request);
+    }
+    Ok(request)
+}
+
+/// Passes the replica's answer on. The exchange leaves with its body.
+async fn answer(mut exchange: Exchange, sent: Sent) -> Response<Body> {
+    let Sent { response, lease } = sent;
+    let (mut parts, incoming) = response.into_parts();
+    let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
+        let pause_max = limit(claimed.environment.policy.response_idle_timeout_ms);
+        headers::answer(&mut parts, claimed);
+        pause_max.filter(|_| !headers::may_pause(&parts.headers))
+    });
+    exchange.answered(parts.status);
+    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Response::from_parts(parts, Body::replica(incoming, pause_max, lease, exchange));
+    }
+    let connection = Rc::clone(&exchange.connection);
+    match lease.into_tunnel(exchange).await {
+        Some(tunnel) => {
+            connection.hand_over(tunnel);
+            Response::from_parts(parts, Body::made(Bytes::new()))
+        }
+        None => plain(&Error::UpstreamReset(None), None),
+    }
+}
+
+/// Answers with an error of our own.
+fn refuse(mut exchange: Exchange, error: &Error) -> Response<Body> {
+    exchange.failed(error);
+    exchange.answered(error.status());
+    let mut response = plain(error, exchange.request_id());
+    // A body that is not here yet is not waited for: hyper closes after the
+    // answer, and the client had better know.
+    if exchange.body_left() > UNREAD_MAX && !exchange.is_http2() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn plain(error: &Error, request_id: Option<&HeaderValue>) -> Response<Body> {
+    error.answer(request_id).map(Body::made)
+}

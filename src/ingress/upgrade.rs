@@ -1,0 +1,75 @@
+//! Upgrades: a tunnel between client and replica, after the replica's 101 only.
+//!
+//! The request goes out on a connection of its own. When the replica agrees,
+//! both sides leave HTTP: `downstream` runs the [`Tunnel`] once the client has
+//! its 101. The exchange, and the claims in it, end when both sides have ended.
+
+use std::cell::Cell;
+use std::io;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::ingress::exchange::Exchange;
+
+/// Bytes read at once, per direction: a few WebSocket messages, or a tenth of a
+/// video frame; more buys little and is held for as long as the tunnel is.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// An agreed upgrade that waits for the client to have its 101.
+pub(super) struct Tunnel {
+    replica: TcpStream,
+    /// What the replica sent right behind its 101.
+    early: Bytes,
+    exchange: Exchange,
+}
+
+impl Tunnel {
+    /// A tunnel to `replica`.
+    pub(super) fn new(replica: TcpStream, early: Bytes, exchange: Exchange) -> Self {
+        Self { replica, early, exchange }
+    }
+
+    /// Carries bytes both ways until both sides have ended, or one has failed.
+    /// `early` is what the client sent right behind its request.
+    pub(super) async fn run(mut self, client: &mut TcpStream, early: Bytes) {
+        let counters = &self.exchange.core.counters;
+        counters.tunnels.one();
+        let (to_replica, to_client) = (Cell::new(0), Cell::new(0));
+        let (client_read, client_write) = client.split();
+        let (replica_read, replica_write) = self.replica.split();
+        let up = std::pin::pin!(carry(client_read, replica_write, early, &to_replica));
+        let down = std::pin::pin!(carry(replica_read, client_write, self.early, &to_client));
+        // One side may end long before the other; a failure ends both.
+        match select(up, down).await {
+            Either::Left((Ok(()), down)) => drop(down.await),
+            Either::Right((Ok(()), up)) => drop(up.await),
+            Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => {}
+        }
+        counters.tunnels.less();
+        self.exchange.tunnel_in = Some(to_replica.get());
+        self.exchange.bytes_out = to_client.get();
+    }
+}
+
+/// Carries bytes until `from` ends, then ends `to`.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    early: Bytes,
+    carried: &Cell<u64>,
+) -> io::Result<()> {
+    to.write_all(&early).await?;
+    carried.set(early.len() as u64);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = from.read(&mut chunk).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&chunk[..read]).await?;
+        carried.set(carried.get() + read as u64);
+    }
+}

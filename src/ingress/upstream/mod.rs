@@ -1,0 +1,127 @@
+//! The replica side of one core: kept connections, health, the choice of a replica.
+//!
+//! Owns what this core knows of every address it sends to. `forward` sends one
+//! request through it. Knows nothing of environments or pointers: it is handed
+//! endpoints, and addresses are all it remembers.
+
+pub(super) mod balance;
+pub(super) mod budget;
+pub(super) mod forward;
+pub(super) mod health;
+pub(super) mod link;
+pub(super) mod pool;
+pub(super) mod retry;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use crate::ingress::alarm::Alarms;
+use crate::ingress::config::Config;
+use crate::ingress::metrics::Counters;
+use crate::ingress::upstream::budget::Budget;
+use crate::ingress::upstream::health::Health;
+use crate::ingress::upstream::pool::Idle;
+use crate::model::id::EndpointId;
+use crate::routing::claim::Claim;
+use crate::routing::route::EndpointRoute;
+
+/// What one core knows of its replicas.
+pub(super) struct Upstream {
+    replicas: RefCell<HashMap<SocketAddr, Replica>>,
+    /// Whether any replica is unwell: while none is, no choice looks at health.
+    unwell: Cell<bool>,
+    budget: RefCell<Budget>,
+    alarms: Rc<Alarms>,
+    counters: Arc<Counters>,
+    idle_timeout: Duration,
+    idle_max: usize,
+    peer_timeout: Duration,
+    attempts_max: u32,
+}
+
+/// What is known of one address.
+#[derive(Default)]
+struct Replica {
+    idle: Vec<Idle>,
+    health: Health,
+}
+
+impl Upstream {
+    /// Nothing known yet.
+    pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Self {
+        let now = Instant::now();
+        Self {
+            replicas: RefCell::default(),
+            unwell: Cell::new(false),
+            budget: RefCell::new(Budget::new(now)),
+            alarms: Alarms::new(now),
+            counters,
+            idle_timeout: config.upstream_idle_timeout.duration(),
+            // The bound is per process; every core may fill its share.
+            idle_max: config.upstream_idle_max.div_ceil(config.cores()),
+            peer_timeout: config.peer_timeout.duration(),
+            attempts_max: config.attempts_max,
+        }
+    }
+
+    /// Chooses an endpoint and takes a claim on it. `None` when every endpoint is
+    /// draining or in `avoid`.
+    fn choose(
+        &self,
+        endpoints: &[EndpointRoute],
+        core: usize,
+        avoid: &[EndpointId],
+        now: Instant,
+    ) -> Option<(usize, Claim)> {
+        let takes = |at: usize| !endpoints[at].draining && !avoid.contains(&endpoints[at].id);
+        let load = |at: usize| endpoints[at].in_flight(core);
+        let random = |below: usize| fastrand::usize(..below);
+        let picked = if self.unwell.get() {
+            let replicas = self.replicas.borrow();
+            let is_well =
+                |at: usize| !replicas.get(&endpoints[at].address).is_some_and(|known| known.health.is_ejected(now));
+            // Never the last one: where all are unwell, any may have come back.
+            balance::pick(endpoints.len(), |at| takes(at) && is_well(at), load, random)
+                .or_else(|| balance::pick(endpoints.len(), takes, load, random))
+        } else {
+            balance::pick(endpoints.len(), takes, load, random)
+        };
+        // A draining endpoint refuses also when this table does not know it yet.
+        let claim = picked.and_then(|at| Some((at, endpoints[at].claim(core)?)));
+        claim.or_else(|| {
+            (0..endpoints.len()).filter(|at| takes(*at)).find_map(|at| Some((at, endpoints[at].claim(core)?)))
+        })
+    }
+
+    /// A connection to `address` could not be opened, or closed unused.
+    fn failed(&self, address: SocketAddr, now: Instant) {
+        self.unwell.set(true);
+        self.replicas.borrow_mut().entry(address).or_default().health.failed(now);
+    }
+
+    /// `address` has answered.
+    fn succeeded(&self, address: SocketAddr) {
+        if self.unwell.get()
+            && let Some(known) = self.replicas.borrow_mut().get_mut(&address)
+        {
+            known.health.succeeded();
+        }
+    }
+
+    /// Once a tick: closes what has been idle for too long, forgets addresses
+    /// that nothing is known of.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.alarms.sweep(now);
+        let mut replicas = self.replicas.borrow_mut();
+        replicas.retain(|_, known| {
+            known.idle.retain(Idle::is_open);
+            !known.idle.is_empty() || !known.health.is_forgettable(now)
+        });
+        self.unwell.set(replicas.values().any(|known| !known.health.is_well()));
+    }
+}
