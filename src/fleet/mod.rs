@@ -61,32 +61,32 @@ struct Shared {
 impl Fleet {
     /// Nobody yet.
     pub fn new(config: Config) -> Self {
-        let members = Mutex::new(Members::new(config, Instant::now()));
+        let members = Mutex::new(Members::new(config, now()));
         Self(Arc::new(Shared { members, changed: watch::Sender::new(0) }))
     }
 
     /// A proxy has opened a stream; the session names it in every further call.
     pub fn hello(&self, greeting: Greeting) -> Session {
-        let session = self.members().hello(greeting, Instant::now());
+        let session = self.members().hello(greeting, now());
         self.ring();
         session
     }
 
     /// A proxy has published `applied`, and has `durable` on disk.
     pub fn ack(&self, session: &Session, applied: Option<Revision>, durable: Option<Revision>) {
-        let changed = self.members().ack(session, applied, durable, Instant::now());
+        let changed = self.members().ack(session, applied, durable, now());
         self.ring_if(changed);
     }
 
     /// A proxy has refused a change.
     pub fn nack(&self, session: &Session, refused: Refused) {
-        let changed = self.members().nack(session, refused, Instant::now());
+        let changed = self.members().nack(session, refused, now());
         self.ring_if(changed);
     }
 
     /// A proxy has said what it is doing.
     pub fn status(&self, session: &Session, report: Report) {
-        let changed = self.members().status(session, report, Instant::now());
+        let changed = self.members().status(session, report, now());
         self.ring_if(changed);
     }
 
@@ -110,17 +110,17 @@ impl Fleet {
 
     /// Who has applied `revision`, as things are.
     pub fn propagation(&self, revision: Revision) -> Propagation {
-        self.members().propagation(revision, Instant::now())
+        self.members().propagation(revision, now())
     }
 
     /// Waits until every live and suspect proxy has applied `revision`, until
     /// those that have not have refused it for good, or for `deadline`.
     pub async fn wait_applied(&self, revision: Revision, deadline: Duration) -> Propagation {
-        let started = Instant::now();
+        let started = now();
         let mut changed = self.watch();
         loop {
             changed.borrow_and_update();
-            let now = Instant::now();
+            let now = now();
             let elapsed = now.duration_since(started);
             let (propagation, transition) = {
                 let members = self.members();
@@ -145,23 +145,23 @@ impl Fleet {
     /// Whether no proxy holds a request on this pool, which the change at
     /// `closing` closed.
     pub fn drained_pool(&self, pool: PoolKey, closing: Revision) -> bool {
-        self.members().is_pool_drained(pool, closing, Instant::now())
+        self.members().is_pool_drained(pool, closing, now())
     }
 
     /// Whether no proxy holds a request on this endpoint, which the change at
     /// `draining` marked draining or removed.
     pub fn drained_endpoint(&self, endpoint: EndpointId, draining: Revision) -> bool {
-        self.members().is_endpoint_drained(endpoint, draining, Instant::now())
+        self.members().is_endpoint_drained(endpoint, draining, now())
     }
 
     /// Requests on a pool, summed over the proxies that are not gone, as last reported.
     pub fn in_flight(&self, pool: PoolKey) -> u64 {
-        self.members().in_flight(pool, Instant::now())
+        self.members().in_flight(pool, now())
     }
 
     /// Every proxy that is remembered.
     pub fn proxies(&self) -> Vec<ProxyView> {
-        self.members().proxies(Instant::now())
+        self.members().proxies(now())
     }
 
     fn ring_if(&self, changed: bool) {
@@ -178,6 +178,11 @@ impl Fleet {
         // Every change to the members is one assignment; a panic leaves nothing half-done.
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The runtime's clock, which simulations turn themselves.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

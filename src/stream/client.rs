@@ -1,0 +1,394 @@
+//! The proxy's end: keeps the table current, and says so.
+//!
+//! Owns the connection and its return after a loss. What to do about a message
+//! is [`session`]'s decision, applying it is `routing::live`'s. Losing the
+//! stream changes nothing but a gauge: the last table keeps serving (invariant 7).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream;
+use http::Uri;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::drain;
+use crate::model::id::InstanceId;
+use crate::model::revision::{Position, Revision};
+use crate::routing::live::Live;
+use crate::stream::client::backoff::Backoff;
+use crate::stream::client::outbox::{Due, Outbox};
+use crate::stream::client::session::{Action, Broken, Session, Work, refusal, unreadable};
+use crate::stream::metrics::ClientMetrics;
+use crate::stream::{BUILD, Error, Token};
+use crate::wire::MINOR;
+use crate::wire::proto::control_stream_service_client::ControlStreamServiceClient;
+use crate::wire::proto::{SyncRequest, SyncResponse};
+use crate::wire::request::{Ack, Hello, Nack};
+use crate::wire::response::{GoAway, Response, Welcome};
+
+mod backoff;
+pub(super) mod outbox;
+pub(super) mod report;
+pub mod session;
+
+/// Whom to follow, and under which name.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the control plane is: `http://HOST:PORT`.
+    pub control: Uri,
+    /// What to show it.
+    pub token: Token,
+    /// This proxy's name, the same after a restart.
+    pub proxy_id: String,
+    /// Where it runs, for people; may be empty.
+    pub zone: String,
+    /// Dial other machines although nothing is encrypted.
+    pub insecure: bool,
+}
+
+/// How the stream is, for readiness and for people.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Link {
+    /// Whether a stream is up.
+    pub connected: bool,
+    /// Where the control plane was when it was last heard.
+    pub head: Option<Position>,
+    /// Where the table stands.
+    pub applied: Option<Position>,
+    /// Why there is no stream, when there is none.
+    pub problem: Option<String>,
+}
+
+/// A proxy's control stream. Nothing happens before [`Client::run`].
+pub struct Client {
+    config: Config,
+    endpoint: Endpoint,
+    bearer: MetadataValue<Ascii>,
+    live: Arc<Live>,
+    metrics: ClientMetrics,
+    instance: InstanceId,
+    link: watch::Sender<Link>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("connect to the control plane")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("follow the control plane: {}", .0.message())]
+    Refused(Status),
+    #[error("hear from the control plane: the stream ended")]
+    Closed,
+    #[error("hear from the control plane: three heartbeats were missed")]
+    Silent,
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    #[error("stay connected: the control plane asked to come back later ({})", .0.reason.as_str_name())]
+    Away(GoAway),
+    #[error("go on: stopped")]
+    Stopped,
+}
+
+/// Connecting takes a moment even across oceans; 5 s covers two lost packets.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rule 6, as on the other side.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A frame is about 1 MiB, or one large change; what is past this is refused by
+/// the transport and comes as a snapshot.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Time for the last words when stopping.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// A client of `config.control` that will keep `live` current.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be dialled, or only in clear across a network.
+    pub fn new(config: Config, live: Arc<Live>, metrics: ClientMetrics) -> Result<Self, Error> {
+        let uri = config.control.clone();
+        let host =
+            uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(|| Error::Address(uri.clone()))?;
+        if !config.insecure && !is_loopback(host) {
+            return Err(Error::Plaintext(uri));
+        }
+        let endpoint = Endpoint::from(uri)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let bearer = config.token.bearer().parse().map_err(|_| Error::Token)?;
+        let instance = Uuid::new_v4().into();
+        let link = watch::Sender::new(Link::default());
+        Ok(Self { config, endpoint, bearer, live, metrics, instance, link })
+    }
+
+    /// How the stream is, now and from now on.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// Keeps the table current over TCP until `drain` asks; then says goodbye.
+    /// Ask only when no request is held any more.
+    pub async fn run(self, drain: drain::Watch) {
+        self.run_with(async |endpoint: &Endpoint| endpoint.connect().await, drain).await;
+    }
+
+    /// The same, over whatever `connect` connects to.
+    pub async fn run_with<C>(self, connect: C, mut drain: drain::Watch)
+    where
+        C: AsyncFn(&Endpoint) -> Result<Channel, tonic::transport::Error>,
+    {
+        let _hold = drain.hold();
+        let mut backoff = Backoff::default();
+        loop {
+            let begun = Instant::now();
+            let end = match connect(&self.endpoint).await {
+                Ok(channel) => self.follow(channel, &mut drain).await,
+                Err(error) => End::Connect(error),
+            };
+            self.lost(&end);
+            let pause = match end {
+                End::Stopped => return,
+                End::Away(away) => Backoff::asked(away, fastrand::f64()),
+                _ => backoff.pause(begun.elapsed(), fastrand::f64()),
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = drain.asked() => return,
+            }
+        }
+    }
+
+    /// One stream, from Hello to its end.
+    async fn follow(&self, channel: Channel, drain: &mut drain::Watch) -> End {
+        let outbox = Arc::new(Outbox::new(Arc::clone(&self.live), self.hello()));
+        let opening = self.open(channel, Arc::clone(&outbox));
+        let mut inbound = match timeout(CONNECT_TIMEOUT, opening).await {
+            Ok(Ok(inbound)) => inbound,
+            Ok(Err(status)) => return End::Refused(status),
+            Err(_) => return End::Silent,
+        };
+        let mut session = Session::new(Instant::now().into_std());
+        let mut statuses = interval(DEFAULT_STATUS_INTERVAL);
+        statuses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => match self.hear(&mut session, &outbox, message) {
+                        Ok(None) => {}
+                        Ok(Some(welcome)) => {
+                            statuses = interval(welcome.status_interval.clamp(STATUS_MIN, STATUS_MAX));
+                            statuses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                        }
+                        Err(end) => return end,
+                    },
+                    Ok(None) => return End::Closed,
+                    Err(status) => return End::Refused(status),
+                },
+                _ = statuses.tick() => outbox.status(Due::Whole),
+                () = self.live.idle_notify().notified() => outbox.status(Due::Busy),
+                () = sleep_until(Instant::from_std(session.deadline())) => return End::Silent,
+                () = drain.asked() => {
+                    outbox.goodbye();
+                    // The server ends the stream once it has heard.
+                    let _ = timeout(GOODBYE_TIMEOUT, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
+                    return End::Stopped;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, channel: Channel, outbox: Arc<Outbox>) -> Result<Streaming<SyncResponse>, Status> {
+        let requests = stream::unfold(outbox, |outbox| async move {
+            let request = SyncRequest::from(outbox.next().await?);
+            Some((request, outbox))
+        });
+        let mut request = Request::new(requests);
+        request.metadata_mut().insert("authorization", self.bearer.clone());
+        let client = ControlStreamServiceClient::new(channel);
+        let mut client = client.max_decoding_message_size(FRAME_BYTES_MAX);
+        Ok(client.sync(request).await?.into_inner())
+    }
+
+    /// Does what a message asks for. Answers the Welcome, when it was that.
+    fn hear(&self, session: &mut Session, outbox: &Outbox, message: SyncResponse) -> Result<Option<Welcome>, End> {
+        let have = self.live.position();
+        let response = match Response::try_from(message) {
+            Ok(response) => response,
+            Err(error) => {
+                // Revision 0: it is not known what it was.
+                self.refuse(outbox, unreadable(have, Revision(0), &error));
+                return Ok(None);
+            }
+        };
+        self.heard(&response);
+        match session.receive(response, have, Instant::now().into_std())? {
+            Action::None => {}
+            Action::Begin(welcome) => {
+                self.begun(&welcome);
+                return Ok(Some(welcome));
+            }
+            Action::Apply(work) => self.apply(outbox, have, work),
+            Action::Refuse(nack) => self.refuse(outbox, nack),
+            Action::Leave(away) => return Err(End::Away(away)),
+        }
+        Ok(None)
+    }
+
+    /// Invariant 6: `applied` is acknowledged after publishing; a refused change
+    /// leaves the table as it was and is reported.
+    fn apply(&self, outbox: &Outbox, have: Option<Position>, work: Work) {
+        let (revision, closes) = (work.revision(), work.closes());
+        let (counter, applied) = match work {
+            Work::Snapshot { position, records } => {
+                (&self.metrics.snapshots, self.live.apply_snapshot(position, records))
+            }
+            Work::Delta { from, to, changes } => (&self.metrics.deltas, self.live.apply_delta(from, to, changes)),
+        };
+        if let Err(refused) = applied {
+            return self.refuse(outbox, refusal(have, revision, &refused));
+        }
+        counter.inc();
+        let applied = self.live.position();
+        outbox.ack(Ack { applied, durable: None });
+        if closes {
+            outbox.status(Due::Busy);
+        }
+        self.metrics.applied_revision.set(gauge(applied));
+        self.link.send_modify(|link| link.applied = applied);
+    }
+
+    fn refuse(&self, outbox: &Outbox, nack: Nack) {
+        error!(
+            revision = %nack.refused, reason = nack.reason.as_str_name(), keys = ?nack.keys, detail = nack.detail,
+            "change refused; the table stays as it was"
+        );
+        self.metrics.refused.inc();
+        outbox.nack(nack);
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            proxy_id: self.config.proxy_id.clone(),
+            instance_id: self.instance,
+            build: BUILD.to_owned(),
+            minor: MINOR,
+            zone: self.config.zone.clone(),
+            position: self.live.position(),
+            keeps_table: false,
+        }
+    }
+
+    fn heard(&self, response: &Response) {
+        let head = match response {
+            Response::Welcome(welcome) => Some(welcome.head),
+            Response::Heartbeat(head) => Some(*head),
+            Response::Delta(delta) => Some(delta.to),
+            Response::SnapshotChunk(_) | Response::GoAway(_) => None,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.heard.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        if head.is_some() {
+            self.metrics.head_revision.set(gauge(head));
+            self.link.send_if_modified(|link| std::mem::replace(&mut link.head, head) != head);
+        }
+    }
+
+    fn begun(&self, welcome: &Welcome) {
+        info!(
+            control = %self.config.control, build = welcome.build, mode = welcome.mode.as_str_name(),
+            head = %welcome.head.revision, "following the control plane"
+        );
+        self.metrics.connects.inc();
+        self.metrics.connected.set(1);
+        self.link.send_modify(|link| {
+            link.connected = true;
+            link.problem = None;
+        });
+    }
+
+    fn lost(&self, end: &End) {
+        self.metrics.connected.set(0);
+        let problem = match end {
+            End::Stopped => None,
+            end => Some(chain(end)),
+        };
+        // Once per reason: a control plane that is down for a day is one line.
+        if problem.is_some() && self.link.borrow().problem != problem {
+            let reason = problem.as_deref();
+            warn!(control = %self.config.control, reason, "control stream lost; the last table keeps serving");
+        }
+        self.link.send_modify(|link| {
+            link.connected = false;
+            link.problem = problem;
+        });
+    }
+}
+
+/// Until Welcome says otherwise.
+const DEFAULT_STATUS_INTERVAL: Duration = Duration::from_secs(1);
+const STATUS_MIN: Duration = Duration::from_millis(10);
+const STATUS_MAX: Duration = Duration::from_secs(60);
+
+/// Whether what is sent to this host stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn gauge(position: Option<Position>) -> i64 {
+    position.map_or(0, |position| i64::try_from(position.revision.0).unwrap_or(i64::MAX))
+}
+
+fn chain(end: &End) -> String {
+    let mut text = format!("failed to {end}");
+    let mut source = std::error::Error::source(end);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(control: &'static str, insecure: bool) -> Result<Client, Error> {
+        let config = Config {
+            control: Uri::from_static(control),
+            token: Token::from_bytes([1; 32]),
+            proxy_id: "a".into(),
+            zone: String::new(),
+            insecure,
+        };
+        Client::new(config, Live::new(1), ClientMetrics::default())
+    }
+
+    #[test]
+    fn plaintext_stays_on_this_machine_unless_asked() {
+        for local in ["http://127.0.0.1:8091", "http://[::1]:8091", "http://localhost:8091"] {
+            assert!(client(local, false).is_ok(), "{local}");
+        }
+        let refused = client("http://control.example.com:8091", false).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("--insecure-control"), "{refused}");
+        assert!(client("http://control.example.com:8091", true).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_is_refused_with_an_example() {
+        for bad in ["https://127.0.0.1:8091", "127.0.0.1:8091", "/stream"] {
+            let refused = client(bad, true).map(drop).unwrap_err();
+            assert!(refused.to_string().contains("http://HOST:PORT"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The control plane's end: lets proxies in and keeps each one current.
+//!
+//! Owns the listener's rules: who may connect, how many snapshots run at a
+//! time, how a stop is announced. One stream is [`stream`]'s business, what to
+//! send next [`session`]'s. Nothing here waits for a proxy on behalf of another.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
+
+use crate::drain;
+use crate::fleet::Fleet;
+use crate::stream::metrics::ServerMetrics;
+use crate::stream::server::snapshots::Snapshots;
+use crate::stream::server::stream::{Shared, Stream};
+use crate::stream::source::Source;
+use crate::stream::{Error, Token};
+use crate::wire::proto::control_stream_service_server::{ControlStreamService, ControlStreamServiceServer};
+use crate::wire::proto::{SyncRequest, SyncResponse};
+
+pub mod session;
+pub(super) mod snapshots;
+pub(super) mod status;
+pub(super) mod stream;
+
+/// How the control stream is served.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What proxies must show.
+    pub token: Token,
+    /// The replicas are reachable on this machine only: proxies elsewhere are
+    /// refused, because they would get addresses that are somebody else's there.
+    pub replicas_local_only: bool,
+    /// A proxy hears something at least this often. 1 s: three missed ones show
+    /// a dead stream before a person notices.
+    pub heartbeat: Duration,
+    /// How often a proxy says what it is doing.
+    pub status: Duration,
+    /// Proxies come back within this time after a stop. 2 s for a few; more
+    /// proxies want more, so that they do not come all at once.
+    pub reconnect_spread: Duration,
+    /// Snapshots sent at a time; further proxies are asked to come later. 4: a
+    /// snapshot of a million environments is 125 MB.
+    pub snapshots_max: usize,
+    /// A stream on which the proxy says nothing for this long is ended.
+    pub silence_max: Duration,
+}
+
+impl Config {
+    /// The defaults, with this token.
+    pub fn new(token: Token) -> Self {
+        Self {
+            token,
+            replicas_local_only: false,
+            heartbeat: Duration::from_secs(1),
+            status: Duration::from_secs(1),
+            reconnect_spread: Duration::from_secs(2),
+            snapshots_max: 4,
+            silence_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Serves proxies on a listener until asked to stop; then sends them away and
+/// waits for their streams to end.
+///
+/// # Errors
+///
+/// When the server cannot go on.
+pub async fn serve<S: Source>(
+    listener: TcpListener,
+    source: S,
+    fleet: Fleet,
+    config: Config,
+    metrics: ServerMetrics,
+    drain: drain::Watch,
+) -> Result<(), Error> {
+    // Frames are small and waited for: none may sit in the kernel for another.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    serve_incoming(incoming, source, fleet, config, metrics, drain).await
+}
+
+/// The same, on any transport.
+///
+/// # Errors
+///
+/// When the server cannot go on.
+pub async fn serve_incoming<S, Io, E>(
+    incoming: impl tokio_stream::Stream<Item = Result<Io, E>>,
+    source: S,
+    fleet: Fleet,
+    config: Config,
+    metrics: ServerMetrics,
+    drain: drain::Watch,
+) -> Result<(), Error>
+where
+    S: Source,
+    Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let snapshots = Snapshots::new(config.snapshots_max);
+    let mut stop = drain.clone();
+    let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, drain });
+    let serving = tonic::transport::Server::builder()
+        // Rule 6: a proxy whose machine vanished is noticed although nothing is sent to it.
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        // One stream per proxy; a few more for a reconnect that overtakes its end.
+        .max_concurrent_streams(8)
+        .add_service(ControlStreamServiceServer::new(Service(shared)))
+        .serve_with_incoming_shutdown(incoming, async move { stop.asked().await });
+    serving.await.map_err(Error::Serve)
+}
+
+/// 10 s, answered within 5 s: as quick as `live` in fleet, without waking idle machines.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+struct Service<S>(Arc<Shared<S>>);
+
+#[tonic::async_trait]
+impl<S: Source> ControlStreamService for Service<S> {
+    type SyncStream = ReceiverStream<Result<SyncResponse, Status>>;
+
+    async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
+        // Transports without addresses exist in simulations only.
+        let address = request.remote_addr().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        if let Err(status) = self.0.admit(&request, address) {
+            warn!(%address, reason = status.message(), "proxy refused");
+            return Err(status);
+        }
+        let (outbound, responses) = mpsc::channel(OUTBOUND_MAX);
+        let stream = Stream::new(Arc::clone(&self.0), address, outbound);
+        tokio::spawn(stream.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+/// Frames ready to be written; the writer waits while there are two.
+const OUTBOUND_MAX: usize = 2;
+
+impl<S> Shared<S> {
+    fn admit<T>(&self, request: &Request<T>, address: SocketAddr) -> Result<(), Status> {
+        let shown = request.metadata().get("authorization");
+        if !shown.is_some_and(|value| self.config.token.admits(value.as_bytes())) {
+            return Err(Status::unauthenticated(
+                "the control stream token is missing or wrong: give the proxy the control plane's token with --token-file",
+            ));
+        }
+        if self.config.replicas_local_only && !address.ip().to_canonical().is_loopback() {
+            return Err(Status::failed_precondition(
+                "the replicas of this control plane listen on its own machine only: start it with \
+                 --replica-advertise ADDR to say how proxies elsewhere reach them",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,355 @@
+//! One proxy's stream: a reader and a writer that never wait for each other.
+//!
+//! The reader turns what the proxy says into facts for `fleet` and the session;
+//! the writer carries out what the session asks for. They share the session and
+//! a bell, so a proxy that does not read cannot stop its own acks from counting.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tonic::{Status, Streaming};
+use tracing::{debug, error, info, warn};
+
+use crate::drain;
+use crate::fleet::Fleet;
+use crate::fleet::member::{Greeting, Refused};
+use crate::fleet::members::Session as Membership;
+use crate::model::revision::{Position, Revision};
+use crate::store::Changes;
+use crate::stream::BUILD;
+use crate::stream::metrics::ServerMetrics;
+use crate::stream::server::Config;
+use crate::stream::server::session::{Session, Step};
+use crate::stream::server::snapshots::{Snapshots, chunks};
+use crate::stream::server::status::{Statuses, reason};
+use crate::stream::source::Source;
+use crate::wire::proto::{SyncRequest, SyncResponse};
+use crate::wire::request::{Ack, Hello, Nack, Request};
+use crate::wire::response::{Delta, GoAway, GoAwayReason, Response, Welcome};
+use crate::wire::{MINOR, net_change_set};
+
+/// What all streams of one server share.
+pub struct Shared<S> {
+    pub source: S,
+    pub fleet: Fleet,
+    pub config: Config,
+    pub metrics: ServerMetrics,
+    pub snapshots: Snapshots,
+    pub drain: drain::Watch,
+}
+
+/// One proxy's stream.
+pub struct Stream<S> {
+    shared: Arc<Shared<S>>,
+    address: SocketAddr,
+    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
+}
+
+/// Why a stream ended.
+enum End {
+    /// The proxy is gone, or has said goodbye.
+    Closed,
+    /// It is to come back later.
+    Away(GoAway),
+    /// It cannot go on.
+    Failed(Status),
+}
+
+/// A proxy that has introduced itself.
+struct Joined {
+    proxy_id: String,
+    membership: Membership,
+    session: Mutex<Session>,
+    /// Rung by the reader when the writer should look at the session again.
+    bell: Notify,
+}
+
+/// The first message comes with the connection; 10 s is a slow handshake.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// About this many bytes of changes ride in one delta: below what gRPC
+/// implementations accept by default (4 MiB).
+const DELTA_BYTES: usize = 1 << 20;
+/// A net state that takes more than this to work out is sent as a snapshot.
+const NET_BYTES: usize = 16 << 20;
+/// A proxy that is asked to come later does so after this time, and as much again.
+const OVERLOAD_DELAY: Duration = Duration::from_secs(2);
+
+impl<S: Source> Stream<S> {
+    pub fn new(
+        shared: Arc<Shared<S>>,
+        address: SocketAddr,
+        outbound: mpsc::Sender<Result<SyncResponse, Status>>,
+    ) -> Self {
+        Self { shared, address, outbound }
+    }
+
+    pub async fn run(self, inbound: Streaming<SyncRequest>) {
+        // A stop waits until the proxy has been told to come back.
+        let _hold = self.shared.drain.hold();
+        let end = self.converse(inbound).await;
+        match end {
+            End::Closed => {}
+            End::Away(away) => {
+                debug!(address = %self.address, reason = ?away.reason, "proxy sent away");
+                let _ = self.send(Response::GoAway(away)).await;
+            }
+            End::Failed(status) => {
+                warn!(address = %self.address, reason = status.message(), "control stream failed");
+                // The proxy may be gone; then nobody needs to be told.
+                let _ = self.outbound.send(Err(status)).await;
+            }
+        }
+    }
+
+    async fn converse(&self, mut inbound: Streaming<SyncRequest>) -> End {
+        let hello = match timeout(HELLO_TIMEOUT, next(&mut inbound)).await {
+            Ok(Ok(Some(Request::Hello(hello)))) => hello,
+            Ok(Ok(None)) => return End::Closed,
+            Ok(Ok(Some(_))) => return End::Failed(Status::invalid_argument("the first message must be Hello")),
+            Ok(Err(status)) => return End::Failed(status),
+            Err(_) => return End::Failed(Status::deadline_exceeded("no Hello came within 10 seconds")),
+        };
+        let mut drain = self.shared.drain.clone();
+        let joined = match self.join(hello).await {
+            Ok(joined) => joined,
+            Err(end) => return end,
+        };
+        self.shared.metrics.streams.inc();
+        // The three are polled in one task: none of them waits for another.
+        let end = tokio::select! {
+            end = joined.read(&self.shared, &mut inbound) => end,
+            end = self.write(&joined) => end,
+            () = drain.asked() => End::Away(GoAway {
+                reason: GoAwayReason::Shutdown,
+                delay: Duration::ZERO,
+                spread: self.shared.config.reconnect_spread,
+            }),
+        };
+        self.shared.metrics.streams.dec();
+        self.shared.fleet.lost(&joined.membership);
+        info!(proxy = joined.proxy_id, address = %self.address, "control stream ended");
+        end
+    }
+
+    /// Compares where the proxy stands with the log, and makes it a member
+    /// before it is welcomed.
+    async fn join(&self, hello: Hello) -> Result<Joined, End> {
+        let head = *self.shared.source.watch_head().borrow();
+        let mut session = Session::new(hello.position);
+        if let Step::Compare(at) = session.next(head, Instant::now().into_std()) {
+            session.compared(self.shared.source.position_at(at.revision).await.map_err(|error| unavailable(&error))?);
+        }
+        let mode = session.mode(head);
+        info!(
+            proxy = hello.proxy_id, instance = %hello.instance_id, build = hello.build, address = %self.address,
+            at = hello.position.map_or(0, |at| at.revision.0), head = %head.revision, mode = mode.as_str_name(),
+            "control stream begins"
+        );
+        if session.is_ahead(head) {
+            error!(
+                proxy = hello.proxy_id, head = %head.revision,
+                "this proxy has applied changes that the store does not know, and gets nothing until the store is \
+                 past them: if a copy of the store was put back, start it with a new lineage (`repoint restore`)"
+            );
+        }
+        let membership = self.shared.fleet.hello(Greeting {
+            proxy_id: hello.proxy_id.clone(),
+            instance_id: hello.instance_id,
+            build: hello.build,
+            zone: hello.zone,
+            address: self.address,
+            applied: hello.position.and_then(|at| session.recognised(at)),
+        });
+        let config = &self.shared.config;
+        let welcome = Welcome {
+            head,
+            mode,
+            heartbeat_interval: config.heartbeat,
+            status_interval: config.status,
+            reconnect_spread: config.reconnect_spread,
+            minor: MINOR,
+            build: BUILD.to_owned(),
+        };
+        self.send(Response::Welcome(welcome)).await?;
+        let session = Mutex::new(session);
+        Ok(Joined { proxy_id: hello.proxy_id, membership, session, bell: Notify::new() })
+    }
+
+    async fn write(&self, joined: &Joined) -> End {
+        match self.try_write(joined).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn try_write(&self, joined: &Joined) -> Result<std::convert::Infallible, End> {
+        let Config { heartbeat, .. } = self.shared.config;
+        let mut head = self.shared.source.watch_head();
+        let mut heartbeats = interval_at(Instant::now() + heartbeat, heartbeat);
+        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let at = *head.borrow_and_update();
+            let now = Instant::now();
+            let step = joined.session().next(at, now.into_std());
+            let until = match step {
+                Step::Wait => None,
+                Step::WaitUntil(until) => Some(Instant::from_std(until)),
+                Step::Compare(at) => {
+                    let logged =
+                        self.shared.source.position_at(at.revision).await.map_err(|error| unavailable(&error))?;
+                    joined.session().compared(logged);
+                    continue;
+                }
+                Step::Delta { from, net } => {
+                    self.send_delta(joined, from, net, at).await?;
+                    continue;
+                }
+                Step::Snapshot => {
+                    self.send_snapshot(joined, at).await?;
+                    continue;
+                }
+            };
+            tokio::select! {
+                // The store is going away, and the server with it.
+                moved = head.changed() => moved.map_err(|_| End::Closed)?,
+                () = joined.bell.notified() => {}
+                () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}
+                _ = heartbeats.tick() => {
+                    if !self.shared.fleet.is_current(&joined.membership) {
+                        return Err(away(GoAwayReason::Superseded, Duration::ZERO));
+                    }
+                    self.send(Response::Heartbeat(at)).await?;
+                }
+                () = self.outbound.closed() => return Err(End::Closed),
+            }
+        }
+    }
+
+    async fn send_delta(&self, joined: &Joined, from: Position, net: bool, head: Position) -> Result<(), End> {
+        let bytes_max = if net { NET_BYTES } else { DELTA_BYTES };
+        let changes =
+            self.shared.source.changes_after(from.revision, bytes_max).await.map_err(|error| unavailable(&error))?;
+        let Changes::Log(changes) = changes else {
+            joined.session().out_of_reach();
+            return Ok(());
+        };
+        let Some(to) = changes.last().map(|change| change.position) else {
+            // The head moved and the log does not show it: neither waiting nor sending helps.
+            return Err(End::Failed(Status::internal("the change log ends before its head")));
+        };
+        if net && to.revision < head.revision {
+            // Part of the way might replay the very value that was refused.
+            joined.session().out_of_reach();
+            return Ok(());
+        }
+        let mut change_sets: Vec<_> = changes.into_iter().map(|change| change.bytes).collect();
+        if net {
+            let merged = net_change_set(&change_sets);
+            change_sets = vec![merged.map_err(|error| End::Failed(Status::internal(error.to_string())))?];
+        }
+        joined.session().sends_delta(from, to);
+        self.shared.metrics.deltas.inc();
+        self.send(Response::Delta(Delta { from, to, change_sets })).await
+    }
+
+    async fn send_snapshot(&self, joined: &Joined, head: Position) -> Result<(), End> {
+        let taken = self.shared.snapshots.take(&self.shared.source, head).await.map_err(|error| unavailable(&error))?;
+        let Some(taken) = taken else {
+            return Err(away(GoAwayReason::Overloaded, OVERLOAD_DELAY));
+        };
+        joined.session().sends_snapshot(taken.snapshot.position);
+        self.shared.metrics.snapshots.inc();
+        for chunk in chunks(&taken.snapshot) {
+            self.send(Response::SnapshotChunk(chunk)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, response: Response) -> Result<(), End> {
+        self.outbound.send(Ok(response.into())).await.map_err(|_| End::Closed)
+    }
+}
+
+impl Joined {
+    async fn read<S>(&self, shared: &Shared<S>, inbound: &mut Streaming<SyncRequest>) -> End {
+        let mut statuses = Statuses::default();
+        loop {
+            let request = match timeout(shared.config.silence_max, next(inbound)).await {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) => return End::Closed,
+                Ok(Err(status)) => return End::Failed(status),
+                Err(_) => return End::Failed(Status::deadline_exceeded("the proxy said nothing for too long")),
+            };
+            match request {
+                Request::Hello(_) => return End::Failed(Status::invalid_argument("a second Hello on one stream")),
+                Request::Ack(ack) => self.acked(shared, ack),
+                Request::Nack(nack) => self.refused(shared, nack),
+                Request::Status(status) => {
+                    let Some(status) = statuses.take(status) else { continue };
+                    let applied = self.seen(status.applied);
+                    shared.fleet.status(&self.membership, status.report(applied));
+                    // What it has published it has applied, should its ack be lost.
+                    shared.fleet.ack(&self.membership, applied, None);
+                }
+                // Nothing sleeps yet, so nothing needs to be woken.
+                Request::Demand(_) => {}
+                Request::Goodbye => {
+                    shared.fleet.goodbye(&self.membership);
+                    return End::Closed;
+                }
+            }
+            self.bell.notify_one();
+        }
+    }
+
+    fn acked<S>(&self, shared: &Shared<S>, ack: Ack) {
+        let mut session = self.session();
+        if ack.applied.is_some_and(|applied| !session.ack(applied, Instant::now().into_std())) {
+            error!(proxy = self.proxy_id, "the proxy's table does not add up to this store's digest: sending it anew");
+        }
+        let recognised = |position: Option<Position>| position.and_then(|position| session.recognised(position));
+        let (applied, durable) = (recognised(ack.applied), recognised(ack.durable));
+        drop(session);
+        shared.fleet.ack(&self.membership, applied, durable);
+    }
+
+    fn refused<S>(&self, shared: &Shared<S>, nack: Nack) {
+        warn!(
+            proxy = self.proxy_id, revision = %nack.refused, reason = nack.reason.as_str_name(), keys = ?nack.keys,
+            detail = nack.detail, "the proxy refused a change"
+        );
+        shared.metrics.refused.inc();
+        self.session().nack(&nack, Instant::now().into_std());
+        let refused = Refused { revision: nack.refused, reason: reason(nack.reason), detail: nack.detail };
+        shared.fleet.nack(&self.membership, refused);
+    }
+
+    /// What a status says is published, as far as it is of this history.
+    fn seen(&self, applied: Option<Position>) -> Option<Revision> {
+        let mut session = self.session();
+        session.seen(applied?);
+        session.recognised(applied?)
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        // Every change of the session is one assignment.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn next(inbound: &mut Streaming<SyncRequest>) -> Result<Option<Request>, Status> {
+    let Some(message) = inbound.message().await? else { return Ok(None) };
+    Request::try_from(message).map(Some).map_err(|error| Status::invalid_argument(format!("failed to {error}")))
+}
+
+fn away(reason: GoAwayReason, delay: Duration) -> End {
+    End::Away(GoAway { reason, delay, spread: delay })
+}
+
+fn unavailable(error: &crate::store::Error) -> End {
+    error!(error = error as &dyn std::error::Error, "the control stream cannot read the store");
+    End::Failed(Status::unavailable("the control plane cannot read its store"))
+}
