@@ -257,6 +257,15 @@ mod tests {
     }
 
     #[test]
+    fn last_words_are_shown_too_where_the_server_waited_itself() {
+        let fake = server(fake::refusal(409, "target_not_ready", "it is not ready"), vec![]);
+        let outcome = fake.run(["promote", "bcdfwxyz", "--to", "staging"]);
+        assert_eq!(outcome.exit_code, 1);
+        assert!(outcome.remarks.contains("| no module named flask"), "{}", outcome.remarks);
+        assert!(outcome.remarks.ends_with("error: it is not ready\n"), "{}", outcome.remarks);
+    }
+
+    #[test]
     fn other_ends_of_a_move_are_told_apart() {
         for (state, words) in [("superseded", "a later move took"), ("refused", "no replica is ready")] {
             let fake = server((202, pending("waiting").1), vec![pending(state)]);

@@ -7,9 +7,10 @@ use crate::cli::error::Error;
 use crate::cli::follow::{self, Landed, Names};
 use crate::cli::select::Owner;
 use crate::cli::session::Session;
-use crate::cli::{Done, select, text};
+use crate::cli::{Done, replicas, select, text};
 use crate::rest::deployments::Deployment;
 use crate::rest::environments::Environment;
+use crate::rest::error::ErrorCode;
 use crate::rest::moves::{self as shape, Moved};
 
 /// Arguments of `repoint promote`.
@@ -91,8 +92,11 @@ impl Promote {
             start: self.start,
             wait_ms: Some(shape::WAIT_MS_DEFAULT),
         };
-        let answer = session.client.post("/api/v1/deployments/promote", &body, session.patience.step)?;
-        let landed = follow::to_the_end(session, answer, &names)?;
+        let answer = session.client.post("/api/v1/deployments/promote", &body, session.patience.step);
+        if matches!(&answer, Err(Error::Refused { code, .. }) if code == ErrorCode::TargetNotReady.as_str()) {
+            replicas::remark_errors(session, deployment.id, environment.id);
+        }
+        let landed = follow::to_the_end(session, answer?, &names)?;
         report(session, &landed, &names)?;
         Ok(landed.done())
     }
