@@ -116,7 +116,7 @@ impl DeploymentCommand {
             Self::Status { deployment } => status(session, deployment.as_deref()),
             Self::Errors { deployment, env } => errors(session, deployment.as_deref(), env.as_deref()),
             Self::Logs { deployment, env, follow, tail } => {
-                let query = LogsQuery { environment_id: None, tail: Some(*tail), follow: *follow };
+                let query = LogsQuery { tail: Some(*tail), follow: *follow, ..LogsQuery::default() };
                 logs(session, deployment.as_deref(), env.as_deref(), query)
             }
             Self::Start { deployment, env } => replicas::start(session, deployment.as_deref(), env.as_deref()),
@@ -283,6 +283,7 @@ fn written(line: &LogLine) -> String {
     let mark = match line.stream {
         Stream::Stdout => "|",
         Stream::Stderr => "!",
+        Stream::Note => "*",
     };
     format!("{} {} {replica} {mark} {}", text::moment(line.at), line.environment, line.text)
 }

@@ -176,7 +176,7 @@ fn delete(session: &mut Session, name: &str, force: bool, yes: bool) -> Result<D
     let answer = session.client.delete(&format!("/api/v1/environments/{}", environment.id), &DeleteQuery { force })?;
     match session.console.is_json() {
         true => session.console.print(&answer.text)?,
-        false => session.console.print(&format!("deleted {full_name}"))?,
+        false => session.console.print(&text::deleted(&full_name, &answer.read()?))?,
     }
     Ok(Done::Complete)
 }

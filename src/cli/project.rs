@@ -112,7 +112,7 @@ fn delete(session: &mut Session, name: &str, force: bool, yes: bool) -> Result<D
     let answer = session.client.delete(&format!("/api/v1/projects/{}", project.id), &DeleteQuery { force })?;
     match session.console.is_json() {
         true => session.console.print(&answer.text)?,
-        false => session.console.print(&format!("deleted project {}", project.name))?,
+        false => session.console.print(&text::deleted(&format!("project {}", project.name), &answer.read()?))?,
     }
     Ok(Done::Complete)
 }

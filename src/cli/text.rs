@@ -6,6 +6,7 @@ use crate::cli::console::Console;
 use crate::model::id::DeploymentId;
 use crate::model::manifest::{Size, Span};
 use crate::model::name::DeploymentRef;
+use crate::rest::Deleted;
 
 /// A moment, to the second, in UTC.
 pub fn moment(at: Timestamp) -> String {
@@ -34,6 +35,15 @@ pub fn uptime(seconds: u64) -> String {
         60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
         3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
         _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// How a removal went: what still serves requests goes when they have ended.
+pub fn deleted(what: &str, answer: &Deleted) -> String {
+    if answer.deleted {
+        format!("deleted {what}")
+    } else {
+        format!("{what} takes no new requests and finishes those it has; run the same command again to see it gone")
     }
 }
 

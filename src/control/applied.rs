@@ -7,10 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::control::metrics::Metrics;
+use crate::control::now;
 use crate::drain::Watch;
 use crate::fleet::Fleet;
 use crate::model::event::What;
@@ -56,13 +56,15 @@ impl Queue {
             revision: promotion.revision,
             since: Instant::now(),
         };
-        if self.0.try_send(followed).is_err() {
+        // Closed: the control plane stops, and its history with it.
+        if let Err(TrySendError::Full(_)) = self.0.try_send(followed) {
             tracing::warn!(promotion = %promotion.id, "too many moves on their way to follow this one");
         }
     }
 }
 
 async fn run(mut queue: mpsc::Receiver<Followed>, store: Store, fleet: Fleet, metrics: Metrics, mut drain: Watch) {
+    let _hold = drain.hold();
     let mut batch = Vec::with_capacity(NOTED_MAX);
     loop {
         tokio::select! {
@@ -89,7 +91,7 @@ async fn note(batch: &mut Vec<Followed>, store: &Store, fleet: &Fleet, metrics: 
             continue;
         }
         let reached = batch.iter().take_while(|followed| fleet.propagation(followed.revision).complete).count().max(1);
-        let now = Timestamp::now();
+        let now = now();
         let mut tx = store.write().await?;
         for followed in &batch[..reached] {
             tx.set_applied(followed.promotion, now).await?;

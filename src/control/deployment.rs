@@ -4,6 +4,7 @@
 //! promote (`promotion.rs`), in the transaction that creates it: where the move
 //! is refused, no deployment remains.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use crate::control::pool::{self, BoundsAsked, Scale};
 use crate::control::promotion::{Allowed, Caller, Next, advance, close_pool, put_changed};
 use crate::control::{Control, find};
 use crate::model::deployment::{Deployment, Source};
+use crate::model::endpoint_url::{InvalidEndpoint, check_endpoint};
 use crate::model::environment::{Ask, Environment};
 use crate::model::id::{DeploymentId, EnvironmentId};
 use crate::model::manifest::{Manifest, Protocol, is_path};
@@ -71,7 +73,7 @@ impl Control {
             id: Uuid::now_v7().into(),
             reference: Self::free_ref(&mut tx, &ask).await?,
             project: project.id,
-            source: source(&mut tx, ask.source).await?,
+            source: source(&mut tx, ask.source, &self.config.own_listeners).await?,
             message: ask.message,
             git_commit: ask.git_commit,
             created_by: caller.actor.clone(),
@@ -122,7 +124,9 @@ impl Control {
 
     async fn free_ref(tx: &mut Transaction, ask: &CreateDeployment) -> Result<DeploymentRef, Error> {
         for _ in 0..REF_TRIES {
-            let reference = DeploymentRef::from_bytes(Self::chance()?);
+            let mut chance = [0; 8];
+            getrandom::fill(&mut chance).map_err(|_| Error::Internal("the system gave no random bytes"))?;
+            let reference = DeploymentRef::from_bytes(chance);
             if tx.deployment_by_ref(ask.project_id, &reference).await?.is_none() {
                 return Ok(reference);
             }
@@ -259,7 +263,7 @@ async fn preview(tx: &mut Transaction, deployment: &Deployment) -> Result<Enviro
 }
 
 /// What a deployment is made from, checked as far as can be without trying it.
-async fn source(tx: &mut Transaction, asked: CreateSource) -> Result<Source, Error> {
+async fn source(tx: &mut Transaction, asked: CreateSource, own_listeners: &[SocketAddr]) -> Result<Source, Error> {
     match asked {
         CreateSource::Bundle { digest } => {
             let bundle = tx.bundle(&digest).await?.ok_or_else(|| Error::not_found(Noun::Bundle, &digest))?;
@@ -274,6 +278,9 @@ async fn source(tx: &mut Transaction, asked: CreateSource) -> Result<Source, Err
             if !(1..=ENDPOINTS_MAX).contains(&endpoints.len()) {
                 return Err(Error::Invalid(format!("source.endpoints: give 1 to {ENDPOINTS_MAX} URLs")));
             }
+            for url in &endpoints {
+                check_endpoint(url, own_listeners).map_err(|error| refused(&error))?;
+            }
             if let Some(path) = health_path.as_deref().filter(|path| !is_path(path)) {
                 let path: String = path.chars().take(64).collect();
                 return Err(Error::Invalid(format!(
@@ -286,4 +293,11 @@ async fn source(tx: &mut Transaction, asked: CreateSource) -> Result<Source, Err
             "image sources are not supported yet; deploy a bundle, or endpoints that something else runs",
         )),
     }
+}
+
+fn refused(error: &InvalidEndpoint) -> Error {
+    if error.is_not_yet() {
+        return Error::NotYetSupported("https endpoints are not supported yet; give http:// URLs");
+    }
+    Error::Invalid(format!("source.endpoints: cannot {error}"))
 }

@@ -223,6 +223,7 @@ mod tests {
             base_domain: "agents.example".parse().unwrap(),
             shared_hosts: vec!["gate.example".parse().unwrap()],
             url_port: Some(8080),
+            own_listeners: Vec::new(),
         }
     }
 

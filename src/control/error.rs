@@ -99,7 +99,7 @@ pub enum Error {
     },
     /// Something else runs this deployment's replicas.
     #[error(
-        "deployment {0} is made of endpoints that something else runs, so Repoint does not start or scale them; \
+        "deployment {0} is made of endpoints that something else runs, so Repoint does not start, scale or log them; \
          to route to it again after a terminate, promote it with start: true"
     )]
     NotManaged(DeploymentRef),

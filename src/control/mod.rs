@@ -9,13 +9,16 @@
 //! A promotion reads top to bottom in `promotion.rs`; what waits for a replica
 //! is carried on by `mover.rs`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use crate::drain::Watch;
 use crate::fleet::Fleet;
+use crate::logs::LogFolder;
 use crate::model::host::HostPattern;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics as Registry;
@@ -50,6 +53,8 @@ pub struct Config {
     /// The ingress's port as clients see it, for the URLs in answers. `None`, and
     /// 80, leave it out.
     pub url_port: Option<u16>,
+    /// Sockets of this Repoint, which no endpoint may point at.
+    pub own_listeners: Vec<SocketAddr>,
 }
 
 impl Config {
@@ -79,6 +84,7 @@ const UPLOADS_MAX: usize = 8;
 pub struct Control {
     store: Store,
     fleet: Fleet,
+    logs: LogFolder,
     config: Arc<Config>,
     applied: applied::Queue,
     metrics: metrics::Metrics,
@@ -90,13 +96,21 @@ pub struct Control {
 impl Control {
     /// Starts the control plane: from now on waiting moves are carried out, those
     /// that an earlier run left behind included, until `drain` asks to stop.
-    pub fn start(store: Store, fleet: Fleet, config: Config, registry: &Registry, drain: &Watch) -> Self {
+    pub fn start(
+        store: Store,
+        fleet: Fleet,
+        logs: LogFolder,
+        config: Config,
+        registry: &Registry,
+        drain: &Watch,
+    ) -> Self {
         bundle::sweep(&config);
         let metrics = metrics::Metrics::register(registry);
         let applied = applied::Queue::start(store.clone(), fleet.clone(), metrics.clone(), drain.clone());
         let control = Self {
             store,
             fleet,
+            logs,
             config: Arc::new(config),
             applied,
             metrics,
@@ -107,11 +121,10 @@ impl Control {
         tokio::spawn(mover::run(control.clone()));
         control
     }
+}
 
-    /// Fills `bytes` with chance for a ref or a key.
-    fn chance<const N: usize>() -> Result<[u8; N], Error> {
-        let mut bytes = [0; N];
-        getrandom::fill(&mut bytes).map_err(|_| Error::Internal("the system gave no random bytes"))?;
-        Ok(bytes)
-    }
+/// The time, as precise as it is stored: what is answered now reads the same later.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::control::Control;
 use crate::control::error::Error;
 use crate::control::promotion::{commit_move, newest_row};
+use crate::control::{Control, now};
 use crate::model::environment::Environment;
 use crate::model::moves::{MoveState, PendingMove};
 use crate::model::name::DeploymentRef;
@@ -25,6 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until the drain asks to stop. Moves that wait then wait on disk.
 pub(super) async fn run(control: Control) {
+    // Held until a settlement that is under way is through.
+    let _hold = control.drain.hold();
     let mut work = control.store.watch_work();
     let mut drain = control.drain.clone();
     loop {
@@ -53,7 +55,7 @@ impl Control {
     /// Settles every waiting move that can be settled; answers the nearest
     /// deadline of those left.
     async fn settle_moves(&self) -> Result<Option<Timestamp>, Error> {
-        let now = Timestamp::now();
+        let now = now();
         let mut nearest: Option<Timestamp> = None;
         for pending in self.store.read().await?.waiting_moves().await? {
             let decided = {
@@ -77,7 +79,7 @@ impl Control {
 
     /// Decides again, now that nobody else writes, and does it.
     async fn settle(&self, number: u64) -> Result<(), Error> {
-        let now = Timestamp::now();
+        let now = now();
         let mut tx = self.store.write().await?;
         let Some(pending) = tx.pending_move(number).await? else { return Ok(()) };
         if pending.state != MoveState::Waiting {

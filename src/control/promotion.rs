@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::control::error::Error;
 use crate::control::outcome::Outcome;
 use crate::control::pool::{self, BoundsAsked};
-use crate::control::{Control, find};
+use crate::control::{Control, find, now};
 use crate::model::deployment::Deployment;
 use crate::model::environment::{Ask, Decision, Environment, Landing};
 use crate::model::event::What;
@@ -169,7 +169,7 @@ pub(super) async fn advance(tx: &mut Transaction, allowed: Allowed, caller: &Cal
     };
     if is_ready {
         // Two clocks of one machine may step: a row is never older than its request.
-        let now = Timestamp::now().max(caller.at);
+        let now = now().max(caller.at);
         Ok(Next::Committed(commit_move(tx, environment, &asked, now).await?))
     } else {
         Ok(Next::Waits(tx.insert_move(&asked).await?))
@@ -186,14 +186,15 @@ pub(super) async fn commit_move(
     now: Timestamp,
 ) -> Result<Promotion, Error> {
     let revision = tx.next_revision().await?;
-    let stack = tx.stack(environment.id).await?;
+    let latest = tx.last_sequence(environment.id).await?;
     let below = match asked.kind {
-        Kind::Deploy | Kind::Promote => stack.top_sequence(),
-        Kind::Rollback => stack.target(Some(asked.deployment), |_| true)?.below,
+        // The latest row is the top of the stack, whatever kind it is.
+        Kind::Deploy | Kind::Promote => (latest > 0).then_some(latest),
+        Kind::Rollback => tx.stack(environment.id).await?.target(Some(asked.deployment), |_| true)?.below,
     };
     let promotion = Promotion {
         id: Uuid::now_v7().into(),
-        sequence: tx.last_sequence(environment.id).await? + 1,
+        sequence: latest + 1,
         below,
         environment: environment.id,
         kind: asked.kind,

@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::control::error::Error;
 use crate::control::project::environments_of;
 use crate::control::promotion::{close_pool, supersede_waiting};
-use crate::control::{Control, find};
+use crate::control::{Control, find, now};
 use crate::model::environment::Environment;
 use crate::model::id::{EnvironmentId, ProjectId};
 use crate::model::pool::PoolState;
@@ -105,7 +104,7 @@ fn check(doomed: Doomed, environments: &[Environment], force: bool) -> Result<()
 
 /// Takes an environment out of service. Answers whether nothing of it runs any more.
 async fn close(tx: &mut Transaction, environment: Environment) -> Result<bool, Error> {
-    let (id, now) = (environment.id, Timestamp::now());
+    let (id, now) = (environment.id, now());
     supersede_waiting(tx, id).await?;
     if environment.pointer.is_some() {
         tx.update_environment(&Environment { pointer: None, updated_at: now, ..environment }).await?;

@@ -76,7 +76,7 @@ pub enum CreateSource {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListDeployments {
-    /// Only those of this project.
+    /// Those of this project; it must be given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project_id: Option<ProjectId>,
     /// Only the one with this ref; give `project_id` too, refs are unique per project.

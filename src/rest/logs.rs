@@ -23,6 +23,9 @@ pub struct LogsQuery {
     /// Only replicas here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_id: Option<EnvironmentId>,
+    /// Only this replica, by its endpoint's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica: Option<EndpointId>,
     /// So many lines at the end of what there is; [`TAIL_DEFAULT`] unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tail: Option<u32>,
@@ -39,13 +42,13 @@ pub struct LogLine {
     pub environment: EnvironmentName,
     /// The replica.
     pub endpoint_id: EndpointId,
-    /// Where the replica wrote it.
+    /// Where it comes from.
     pub stream: Stream,
     /// The line, without its end; bytes that are no UTF-8 are replaced.
     pub text: String,
 }
 
-/// Where a replica wrote a line.
+/// Where a line comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
@@ -53,4 +56,6 @@ pub enum Stream {
     Stdout,
     /// Its standard error.
     Stderr,
+    /// Not the replica but the supervisor, about it: started, ended, why.
+    Note,
 }

@@ -39,7 +39,8 @@ pub struct DeleteQuery {
 pub struct Deleted {
     /// What is gone.
     pub id: String,
-    /// Always true.
+    /// False with a 202: nothing new arrives there, what runs finishes, and the
+    /// same request again finds it gone.
     pub deleted: bool,
 }
 

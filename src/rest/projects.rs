@@ -14,7 +14,7 @@ pub struct CreateProject {
     pub name: ProjectName,
 }
 
-/// Query of the list; projects come in order of their names.
+/// Query of the list; oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListProjects {

@@ -5,11 +5,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use crate::control::api::auth::Actor;
-use crate::control::api::extract::{Body, Id, Query, caller, check_length, now, page};
+use crate::control::api::extract::{Body, Id, Query, caller, check_length, page};
 use crate::control::api::show::{self, Refs};
 use crate::control::deployment::{Touched, pools_of};
 use crate::control::pool::Scale;
-use crate::control::{Control, Error, find};
+use crate::control::{Control, Error, find, now};
 use crate::model::id::DeploymentId;
 use crate::rest::deployments::{
     CreateDeployment, CreatedDeployment, Deployment, ListDeployments, ScaleDeployment, StartDeployment,

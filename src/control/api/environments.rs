@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use crate::control::api::extract::{Body, Id, Query, now, page};
+use crate::control::api::extract::{Body, Id, Query, page};
 use crate::control::api::projects::removed;
 use crate::control::api::show::{self, Refs};
 use crate::control::removal::Doomed;
-use crate::control::{Control, Error, find};
+use crate::control::{Control, Error, find, now};
 use crate::model::id::EnvironmentId;
 use crate::rest::environments::{
     CreateEnvironment, Environment, EnvironmentDetail, ListEnvironments, UpdateEnvironment,

@@ -10,11 +10,11 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use crate::control::api::auth::Actor;
 use crate::control::error::{Error, Noun};
+use crate::control::now;
 use crate::control::promotion::Caller;
 use crate::model::id::{DeploymentId, EnvironmentId, ProjectId, PromotionId};
 use crate::rest::moves::{WAIT_MS_DEFAULT, WAIT_MS_MAX};
@@ -169,12 +169,6 @@ pub(super) fn wait(wait_ms: Option<u64>) -> Result<Duration, Error> {
             "wait_ms: {ms} is more than {WAIT_MS_MAX}; wait less, and ask again as often as you like"
         ))),
     }
-}
-
-/// The time, as precise as it is stored: what is answered now reads the same later.
-pub(super) fn now() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 /// Which part of a list is asked for.

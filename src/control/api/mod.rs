@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod extract;
 mod listener;
+mod logs;
 mod moves;
 mod projects;
 mod promotions;
@@ -82,6 +83,7 @@ fn nouns() -> Router<Control> {
         .route("/deployments/{id}/scale-down", post(deployments::scale_down))
         .route("/deployments/{id}/status", get(deployments::status))
         .route("/deployments/{id}/errors", get(deployments::errors))
+        .route("/deployments/{id}/logs", get(logs::stream))
         .route("/moves/{id}", get(moves::one))
         .route("/promotions/{id}/propagation", get(promotions::propagation))
         .route("/proxies", get(proxies::list))

@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use crate::control::api::extract::{Body, Id, Query, now, page};
+use crate::control::api::extract::{Body, Id, Query, page};
 use crate::control::api::show;
 use crate::control::project::environments_of;
 use crate::control::removal::Doomed;
-use crate::control::{Control, Error, find};
+use crate::control::{Control, Error, find, now};
 use crate::model::id::ProjectId;
 use crate::rest::page::Page;
 use crate::rest::projects::{CreateProject, ListProjects, Project};

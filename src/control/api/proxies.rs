@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 
-use crate::control::Control;
-use crate::control::api::extract::now;
+use crate::control::{Control, now};
+
 use crate::fleet::member::State as Heard;
 use crate::model::revision::Revision;
 use crate::rest::proxies::{Proxies, Proxy, ProxyState};
