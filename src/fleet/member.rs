@@ -120,14 +120,15 @@ pub(super) struct Member {
     pub(super) applied: Option<Revision>,
     pub(super) durable: Option<Revision>,
     pub(super) refused: Option<Refused>,
-    proof: Option<Proof>,
+    said: Said,
     in_flight: HashMap<PoolKey, u64>,
 }
 
-/// What the last status proves.
-#[derive(Debug, PartialEq, Eq)]
-struct Proof {
-    applied: Revision,
+/// What the last status said of closing pools and draining endpoints.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    /// What is not listed below is idle since this; `None`: nothing follows.
+    complete_at: Option<Revision>,
     busy_pools: BTreeSet<PoolKey>,
     busy_endpoints: BTreeSet<EndpointId>,
 }
@@ -141,7 +142,7 @@ impl Member {
             heard: now,
             durable: None,
             refused: None,
-            proof: None,
+            said: Said::default(),
             in_flight: HashMap::new(),
         }
     }
@@ -159,7 +160,7 @@ impl Member {
         self.in_flight.clear();
         if self.applied.is_none() {
             // It serves another history: nothing it said counts in this one.
-            self.proof = None;
+            self.said.complete_at = None;
         }
     }
 
@@ -178,22 +179,25 @@ impl Member {
 
     /// Takes a whole status. Answers whether it says something new.
     pub(super) fn report(&mut self, report: Report) -> bool {
-        // The load list holds only pools whose load moved; closing pools that
-        // have left the table are in the busy list alone. Counts prove nothing,
-        // so they ring no bell.
-        for (pool, count) in report.in_flight.into_iter().chain(report.busy_pools.iter().copied()) {
+        let said = Said {
+            complete_at: report.applied.filter(|_| !report.truncated),
+            busy_pools: report.busy_pools.iter().map(|(pool, _)| *pool).collect(),
+            busy_endpoints: report.busy_endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
+        };
+        // A pool that has left the busy list holds nothing, or says so anew in
+        // the load list, which holds only pools whose load moved. Counts prove
+        // nothing, so they ring no bell.
+        for pool in self.said.busy_pools.difference(&said.busy_pools).filter(|_| !report.truncated) {
+            self.in_flight.remove(pool);
+        }
+        for (pool, count) in report.in_flight.into_iter().chain(report.busy_pools) {
             match count {
                 0 => self.in_flight.remove(&pool),
                 _ => self.in_flight.insert(pool, count),
             };
         }
-        let proof = report.applied.filter(|_| !report.truncated).map(|applied| Proof {
-            applied,
-            busy_pools: report.busy_pools.into_iter().map(|(pool, _)| pool).collect(),
-            busy_endpoints: report.busy_endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
-        });
-        let changed = self.proof != proof;
-        self.proof = proof;
+        let changed = self.said != said;
+        self.said = said;
         changed
     }
 
@@ -227,11 +231,11 @@ impl Member {
     }
 
     pub(super) fn shows_pool_idle(&self, pool: PoolKey, closing: Revision) -> bool {
-        self.proof.as_ref().is_some_and(|proof| proof.applied >= closing && !proof.busy_pools.contains(&pool))
+        self.said.complete_at >= Some(closing) && !self.said.busy_pools.contains(&pool)
     }
 
     pub(super) fn shows_endpoint_idle(&self, endpoint: EndpointId, draining: Revision) -> bool {
-        self.proof.as_ref().is_some_and(|proof| proof.applied >= draining && !proof.busy_endpoints.contains(&endpoint))
+        self.said.complete_at >= Some(draining) && !self.said.busy_endpoints.contains(&endpoint)
     }
 
     pub(super) fn in_flight_on(&self, pool: PoolKey) -> u64 {

@@ -1,5 +1,8 @@
 //! Both ends together: in any order over a network that loses everything, and
-//! over real sockets with a real store and a real table.
+//! over real sockets with a real table.
 
 mod any_order;
+mod cluster;
 mod log;
+mod loopback;
+mod real_store;

@@ -278,6 +278,9 @@ fn load_is_summed_over_the_proxies_that_are_there() {
     table.says(&b, 9, &[2], 2);
     let in_flight = |table: &Table, n, seconds| table.members.in_flight(pool(n), table.at(seconds));
     assert_eq!((in_flight(&table, 1, 2), in_flight(&table, 2, 2)), (7, 2));
+    table.says(&a, 9, &[1], 3);
+    table.says(&a, 9, &[], 4);
+    assert_eq!(in_flight(&table, 1, 4), 4, "what has left the busy list is idle");
     table.reports(&a, load(0), 61);
     assert_eq!(in_flight(&table, 1, 61), 4);
     assert_eq!(in_flight(&table, 1, 63), 0, "b is gone, a is idle");

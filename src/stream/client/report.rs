@@ -1,6 +1,6 @@
 //! What a proxy says it is doing: read from the table's counters, cut into parts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::model::pool::PoolKey;
 use crate::model::revision::Position;
@@ -23,8 +23,13 @@ impl Reports {
         // Read first: what is not listed below was idle at this revision or later.
         let applied = live.position();
         let busy = live.busy();
+        // Their counts are in the busy list; once they leave it, their load is news.
+        for (pool, _) in &busy.pools {
+            self.said.remove(pool);
+        }
         let loads = if with_load {
-            let now = live.load().into_iter().map(|load| Load {
+            let listed: HashSet<PoolKey> = busy.pools.iter().map(|(pool, _)| *pool).collect();
+            let now = live.load().into_iter().filter(|load| !listed.contains(&load.key)).map(|load| Load {
                 pool: load.key,
                 requests_total: load.claimed_total,
                 in_flight: load.in_flight,
