@@ -163,3 +163,33 @@ impl<S> Shared<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::Drain;
+    use crate::fleet;
+
+    #[test]
+    fn proxies_elsewhere_are_refused_while_replicas_are_local() {
+        let token = Token::from_bytes([1; 32]);
+        let shared = |replicas_local_only| Shared {
+            source: (),
+            fleet: Fleet::new(fleet::Config::default()),
+            config: Config { replicas_local_only, ..Config::new(token.clone()) },
+            metrics: ServerMetrics::default(),
+            snapshots: Snapshots::new(1),
+            drain: Drain::new().watch(),
+        };
+        let mut request = Request::new(());
+        request.metadata_mut().insert("authorization", token.bearer().parse().unwrap());
+        let elsewhere = "192.0.2.1:1".parse().unwrap();
+        for here in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(shared(true).admit(&request, here.parse().unwrap()).is_ok(), "{here}");
+        }
+        let refused = shared(true).admit(&request, elsewhere).unwrap_err();
+        assert!(refused.message().contains("--replica-advertise"), "{refused}");
+        assert!(shared(false).admit(&request, elsewhere).is_ok());
+        assert!(shared(false).admit(&Request::new(()), elsewhere).is_err(), "without a token");
+    }
+}

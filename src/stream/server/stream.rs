@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tonic::{Status, Streaming};
@@ -74,6 +75,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const DELTA_BYTES: usize = 1 << 20;
 /// A net state that takes more than this to work out is sent as a snapshot.
 const NET_BYTES: usize = 16 << 20;
+/// One change may be larger than any delta should be; past this it goes as a
+/// snapshot, in chunks. Half of what [`client`](crate::stream::client) accepts.
+const FRAME_BYTES_MAX: usize = 32 << 20;
 /// A proxy that is asked to come later does so after this time, and as much again.
 const OVERLOAD_DELAY: Duration = Duration::from_secs(2);
 
@@ -240,12 +244,13 @@ impl<S: Source> Stream<S> {
             // The head moved and the log does not show it: neither waiting nor sending helps.
             return Err(End::Failed(Status::internal("the change log ends before its head")));
         };
-        if net && to.revision < head.revision {
-            // Part of the way might replay the very value that was refused.
+        let mut change_sets: Vec<_> = changes.into_iter().map(|change| change.bytes).collect();
+        // Part of the way might replay the very value that was refused.
+        let falls_short = net && to.revision < head.revision;
+        if falls_short || change_sets.iter().map(Bytes::len).sum::<usize>() > FRAME_BYTES_MAX {
             joined.session().out_of_reach();
             return Ok(());
         }
-        let mut change_sets: Vec<_> = changes.into_iter().map(|change| change.bytes).collect();
         if net {
             let merged = net_change_set(&change_sets);
             change_sets = vec![merged.map_err(|error| End::Failed(Status::internal(error.to_string())))?];

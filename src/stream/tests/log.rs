@@ -32,13 +32,15 @@ struct Inner {
     records: BTreeMap<RecordKey, Bytes>,
     changes: Vec<LoggedChange>,
     floor: Revision,
+    /// Every position there was, and the records there.
+    past: Vec<(Position, BTreeMap<RecordKey, Bytes>)>,
 }
 
 impl Log {
     /// A log whose first change brings the settings.
     pub fn new(lineage: u128) -> Self {
         let head = Position { lineage: lineage_of(lineage), revision: Revision(0), digest: Digest::default() };
-        let inner = Inner { records: BTreeMap::new(), changes: Vec::new(), floor: Revision(0) };
+        let inner = Inner { records: BTreeMap::new(), changes: Vec::new(), floor: Revision(0), past: Vec::new() };
         let log = Self { inner: Arc::new(Mutex::new(inner)), head: Arc::new(watch::Sender::new(head)) };
         log.commit(vec![settings()], &[]);
         log
@@ -63,6 +65,7 @@ impl Log {
         }
         let bytes = assemble_change_set(head.revision, encoded, deletes);
         inner.changes.push(LoggedChange { position: head, bytes });
+        inner.remember(head);
         drop(inner);
         self.head.send_replace(head);
         head
@@ -76,8 +79,28 @@ impl Log {
         head.revision = Revision(1);
         inner.changes.clear();
         inner.floor = head.revision;
+        inner.past.clear();
+        inner.remember(head);
         drop(inner);
         self.head.send_replace(head);
+    }
+
+    /// An older copy of the store takes its place, under the same lineage.
+    pub fn copy_back(&self, changes: usize) {
+        let mut inner = self.inner();
+        let kept = inner.past.len().saturating_sub(changes).max(1);
+        inner.past.truncate(kept);
+        let (head, records) = inner.past[kept - 1].clone();
+        inner.records = records;
+        inner.changes.retain(|change| change.position.revision <= head.revision);
+        inner.floor = inner.floor.min(head.revision);
+        drop(inner);
+        self.head.send_replace(head);
+    }
+
+    /// Whether the history has ever been there.
+    pub fn has_been_at(&self, position: Position) -> bool {
+        self.inner().past.iter().any(|(past, _)| *past == position)
     }
 
     /// Forgets how it came about.
@@ -123,6 +146,11 @@ impl Log {
 }
 
 impl Inner {
+    fn remember(&mut self, position: Position) {
+        let records = self.records.clone();
+        self.past.push((position, records));
+    }
+
     fn put(&mut self, digest: Digest, key: RecordKey, bytes: Option<Bytes>) -> Digest {
         let of = |bytes: &Bytes| Digest::of_record(&key.to_string(), bytes);
         let with = bytes.as_ref().map_or(digest, |bytes| digest.with(of(bytes)));

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::cluster::{Control, LIMIT, Proxy, config, fleet_shows};
 use super::log::{Log, environment, host, moved, pool, pool_key};
 use crate::fleet::member::Reason;
-use crate::model::change::PoolRecordState;
+use crate::model::change::{PoolRecordState, Record};
 use crate::model::id::DeploymentId;
 use crate::routing::table::Unresolved;
 use crate::stream::Token;
@@ -34,6 +34,26 @@ async fn a_proxy_gets_a_snapshot_and_then_only_what_changes() {
     proxy.reaches(log.head()).await;
     assert_eq!(served(&proxy, 1), Ok(super::log::deployment_id(2)));
     assert_eq!((proxy.metrics.snapshots.get(), proxy.metrics.deltas.get()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_large_state_arrives_in_parts_as_one_table() {
+    let log = Log::new(1);
+    let many = (0..20_000).map(|n: u128| {
+        let Record::Environment(mut record) = environment(1, None) else { unreachable!() };
+        record.id = uuid::Uuid::from_u128(n).into();
+        record.name = format!("e{n}").parse().unwrap();
+        record.hosts = vec![format!("support-e{n}.localhost").parse().unwrap()];
+        Record::Environment(record)
+    });
+    log.commit(many.collect(), &[]);
+    let size: usize = log.whole().records.iter().map(bytes::Bytes::len).sum();
+    assert!(size > 1 << 20, "{size} bytes fit into one part");
+    let control = Control::start(log.clone()).await;
+    let mut proxy = Proxy::start(control.address);
+    proxy.reaches(log.head()).await;
+    assert_eq!(proxy.metrics.snapshots.get(), 1);
+    assert_eq!(proxy.claim("support-e19999.localhost").map(drop), Err(Unresolved::EnvironmentEmpty));
 }
 
 #[tokio::test]
