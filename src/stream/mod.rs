@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod server;
 pub mod source;
 pub mod token;
+pub mod token_file;
 
 pub use token::Token;
 
