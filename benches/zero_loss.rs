@@ -1,0 +1,210 @@
+//! The zero-loss run: pointers move under full load, and nothing may be lost.
+//!
+//! Starts the real binary with two deployments of the built-in worker, sends
+//! mixed requests (GET, POST with a body, event streams) on kept connections as
+//! fast as they are answered, holds long event streams open throughout, and
+//! promotes and rolls back between the two deployments meanwhile. Every answer
+//! is checked:
+//!
+//! - no transport error, no status but 200;
+//! - `X-Deployment-ID` equals the deployment that wrote the body;
+//! - a request sent after a move was answered `complete: true`, and answered
+//!   before the next move began, was served by the deployment moved to;
+//! - a stream stays on the deployment it began on, to its last token.
+//!
+//! `cargo bench --bench zero_loss -- --moves 1000`. Bounded in moves and time,
+//! on loopback, and exits with 1 when anything was lost.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+#[path = "zero_loss/checks.rs"]
+mod checks;
+#[path = "zero_loss/load.rs"]
+mod load;
+#[path = "zero_loss/timeline.rs"]
+mod timeline;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use checks::Tally;
+use support::api::{Api, Project, text};
+use support::server::Server;
+use timeline::Timeline;
+
+/// What a run is asked for.
+struct Ask {
+    moves: usize,
+    connections: usize,
+    streams: usize,
+    rate_min: f64,
+}
+
+impl Ask {
+    fn parse() -> Self {
+        let mut ask = Self { moves: 1_000, connections: 32, streams: 8, rate_min: 0.0 };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut number = || arguments.next().and_then(|value| value.parse().ok());
+            match argument.as_str() {
+                "--moves" => ask.moves = number().expect("--moves takes a number") as usize,
+                "--connections" => ask.connections = number().expect("--connections takes a number") as usize,
+                "--streams" => ask.streams = number().expect("--streams takes a number") as usize,
+                "--rate-min" => ask.rate_min = number().expect("--rate-min takes requests a second"),
+                // Cargo adds it to every bench.
+                "--bench" => {}
+                other => panic!("{other}: give --moves N, --connections N, --streams N, --rate-min N"),
+            }
+        }
+        ask
+    }
+}
+
+/// At least this long between two moves, so that most requests fall between
+/// moves and their deployment is known exactly.
+const BETWEEN_MOVES: Duration = Duration::from_millis(15);
+
+/// Longest run, whatever was asked for.
+const RUN_MAX: Duration = Duration::from_secs(600);
+
+fn main() -> ExitCode {
+    let ask = Ask::parse();
+    let server = Server::up();
+    let api = server.api();
+    let project = api.project("zero-loss");
+    api.settled(1);
+    let first = deploy(&api, &server, &project, "v1", Some("production"));
+    let second = deploy(&api, &server, &project, "v2", Some("preview"));
+    let production = project.environment("production").to_owned();
+    // The second deployment's pool in production is started before the clock.
+    api.promote(&second, &production).ok();
+
+    let timeline = Arc::new(Timeline::new(second.clone()));
+    let tally = Arc::new(Tally::default());
+    let load = load::start(&ask, server.ingress(), &project.host("production"), &timeline, &tally);
+    let began = Instant::now();
+    let mut delays = Vec::new();
+    for n in 0..ask.moves {
+        assert!(began.elapsed() < RUN_MAX, "the run took more than {RUN_MAX:?}");
+        let pause = Instant::now();
+        delays.push(make_move(&api, &production, n, [&first, &second], &timeline, &tally));
+        std::thread::sleep(BETWEEN_MOVES.saturating_sub(pause.elapsed()));
+    }
+    let elapsed = began.elapsed();
+    load.stop();
+    let applied = applied_after_commit(&api, &production, ask.moves);
+    report(&ask, &tally, elapsed, &mut delays, applied)
+}
+
+/// Odd moves promote the one that is not current, even ones roll back, so that
+/// both walks are under load.
+fn make_move(
+    api: &Api,
+    production: &str,
+    n: usize,
+    [first, second]: [&String; 2],
+    timeline: &Timeline,
+    tally: &Tally,
+) -> Duration {
+    let (to, path, body) = if n.is_multiple_of(2) {
+        let body = json!({ "environment_id": production, "wait_ms": 30_000 });
+        (first, "/api/v1/deployments/rollback", body)
+    } else {
+        let body = json!({ "source_deployment_id": second, "target_environment_id": production, "wait_ms": 30_000 });
+        (second, "/api/v1/deployments/promote", body)
+    };
+    timeline.begin(to);
+    let asked = Instant::now();
+    let answer = api.post(path, &body);
+    let took = asked.elapsed();
+    let complete = answer.status == 200 && answer.body["propagation"]["complete"] == true;
+    if complete && answer.body["promotion"]["to_deployment_id"] == to.as_str() {
+        timeline.settle();
+    } else {
+        tally.wrong(format!("move {n} was answered {} {}", answer.status, answer.body));
+    }
+    took
+}
+
+/// Deploys the built-in worker as a bundle, as `repoint deploy` would.
+fn deploy(api: &Api, server: &Server, project: &Project, version: &str, environment: Option<&str>) -> String {
+    let folder = support::server::folder();
+    let binary = support::server::BINARY;
+    let manifest = format!(
+        "project = \"{}\"\n[worker]\ncommand = [{binary:?}, \"demo-worker\", \"--version\", \"{version}\"]\nhealth_path = \"/healthz\"\n",
+        project.name
+    );
+    std::fs::write(folder.path().join("repoint.toml"), manifest).expect("a fresh folder takes a file");
+    let path = folder.path().to_str().expect("temporary paths are UTF-8");
+    let environment = environment.expect("both are pointed at");
+    let output = server.cli(&["deploy", path, "--env", environment, "--yes", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("--json answers JSON");
+    let id = text(&answer["id"]);
+    assert_eq!(api.current(project.environment(environment)).as_deref(), Some(id.as_str()));
+    id
+}
+
+/// Commit to applied of the run's moves as the control plane recorded them.
+fn applied_after_commit(api: &Api, production: &str, moves: usize) -> Vec<Duration> {
+    let mut delays = Vec::new();
+    let mut cursor = String::new();
+    while delays.len() < moves {
+        let path = format!("/api/v1/environments/{production}/promotion-history?limit=100{cursor}");
+        let page = api.get(&path).ok();
+        for row in page["items"].as_array().expect("a list") {
+            let at = |name: &str| row[name].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+            if let (Some(committed), Some(applied)) = (at("committed_at"), at("applied_at")) {
+                delays.push(applied.duration_since(committed).unsigned_abs());
+            }
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    delays.truncate(moves);
+    delays
+}
+
+fn report(
+    ask: &Ask,
+    tally: &Tally,
+    elapsed: Duration,
+    delays: &mut [Duration],
+    mut applied: Vec<Duration>,
+) -> ExitCode {
+    let counts = tally.counts();
+    let rate = counts.answers as f64 / elapsed.as_secs_f64();
+    println!("moves                     {} in {:.1} s", delays.len(), elapsed.as_secs_f64());
+    println!("answers                   {} ({rate:.0} a second)", counts.answers);
+    println!("  GET / POST / streams    {} / {} / {}", counts.gets, counts.posts, counts.streams);
+    println!("  long streams held       {}, {} tokens", ask.streams, counts.tokens);
+    println!("  between moves (exact)   {}", counts.exact);
+    println!("commit to applied         {}", distribution(&mut applied));
+    println!("promote call, round trip  {}", distribution(delays));
+    println!("wrong                     {}", counts.wrong);
+    for line in tally.first_wrong() {
+        println!("  {line}");
+    }
+    let slow = rate < ask.rate_min;
+    if slow {
+        println!("the rate is below the {} a second that were asked for", ask.rate_min);
+    }
+    let passed = counts.wrong == 0 && counts.exact > 0 && !slow;
+    println!("{} passed, {} failed", u8::from(passed), u8::from(!passed));
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn distribution(delays: &mut [Duration]) -> String {
+    if delays.is_empty() {
+        return "nothing recorded".to_owned();
+    }
+    delays.sort();
+    let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    format!("p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms ({} moves)", at(0.5), at(0.99), at(1.0), delays.len())
+}

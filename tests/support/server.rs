@@ -1,0 +1,207 @@
+//! A running `repoint`: its process, its addresses, its data directory.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::api::Api;
+use super::until;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_repoint");
+
+/// A folder that others than its owner may pass through: workers run as a user
+/// of their own where the tests run as root.
+pub fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).expect("its mode is ours");
+    folder
+}
+
+/// A server process and where it listens.
+pub struct Server {
+    child: Child,
+    command: Vec<String>,
+    addresses: Value,
+    data_dir: PathBuf,
+    // Declared last: removed after the process has ended.
+    _folder: Option<TempDir>,
+}
+
+impl Server {
+    /// `repoint up` on ports of its own in a fresh data directory.
+    pub fn up() -> Self {
+        Self::up_with(&[])
+    }
+
+    /// The same, with further arguments.
+    pub fn up_with(more: &[&str]) -> Self {
+        let arguments = ["up", "--ingress", "127.0.0.1:0", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0"];
+        Self::start_in(folder(), &[&arguments[..], more].concat())
+    }
+
+    /// `repoint control` on ports of its own in a fresh data directory.
+    pub fn control() -> Self {
+        Self::start_in(folder(), &["control", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0"])
+    }
+
+    /// `repoint proxy` of that control plane.
+    pub fn proxy(control: &Self) -> Self {
+        let url = format!("http://{}", control.stream());
+        let token = control.data_dir.join("stream.token");
+        let token = token.to_str().expect("temporary paths are UTF-8");
+        Self::start_in(folder(), &["proxy", "--ingress", "127.0.0.1:0", "--control", &url, "--token-file", token])
+    }
+
+    fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
+        let data_dir = folder.path().join("data");
+        let data = data_dir.to_str().expect("temporary paths are UTF-8");
+        let common = ["--admin", "127.0.0.1:0", "--data-dir", data, "--json"];
+        let command: Vec<_> = arguments.iter().chain(&common).map(|argument| (*argument).to_owned()).collect();
+        let (child, addresses) = launch(&command, folder.path());
+        Self { child, command, addresses, data_dir, _folder: Some(folder) }
+    }
+
+    /// Where requests arrive.
+    pub fn ingress(&self) -> SocketAddr {
+        self.address("ingress")
+    }
+
+    /// Where proxies connect.
+    pub fn stream(&self) -> SocketAddr {
+        self.address("stream")
+    }
+
+    /// Where metrics and health checks answer.
+    pub fn admin(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
+    /// The REST API, with the admin key.
+    pub fn api(&self) -> Api {
+        let key = std::fs::read_to_string(self.data_dir.join("admin.key")).expect("the first start makes a key");
+        Api::new(self.address("api"), key.trim())
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The command line, against this server with its admin key.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_with(arguments, &[])
+    }
+
+    /// The same, with further environment variables.
+    pub fn cli_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let key = std::fs::read_to_string(self.data_dir.join("admin.key")).expect("the first start makes a key");
+        let server = format!("http://{}", self.address("api"));
+        Command::new(BINARY)
+            .args(arguments)
+            .env("REPOINT_SERVER", server)
+            .env("REPOINT_API_KEY", key.trim())
+            .env("REPOINT_CONFIG_DIR", &self.data_dir)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary under test runs")
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Asks it to end, as an init system would.
+    pub fn terminate(&mut self) {
+        signal(self.child.id(), "TERM");
+    }
+
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> ExitStatus {
+        until("the server to end", || self.child.try_wait().expect("it is our child"))
+    }
+
+    /// Starts it again, on the ports it had, with the data it has.
+    pub fn start_again(&mut self) {
+        let mut command = self.command.clone();
+        for (flag, name) in [("--ingress", "ingress"), ("--api", "api"), ("--stream", "stream"), ("--admin", "admin")] {
+            if let Some(at) = command.iter().position(|argument| argument == flag) {
+                command[at + 1] = self.address(name).to_string();
+            }
+        }
+        let folder = self.data_dir.parent().expect("it has one").to_owned();
+        (self.child, self.addresses) = launch(&command, &folder);
+        self.command = command;
+    }
+
+    /// Whether it listens for this.
+    pub fn has(&self, name: &str) -> bool {
+        !self.addresses[name].is_null()
+    }
+
+    /// Where it listens for this.
+    pub fn address_of(&self, name: &str) -> SocketAddr {
+        self.address(name)
+    }
+
+    fn address(&self, name: &str) -> SocketAddr {
+        let value = &self.addresses[name];
+        let text = value.as_str().or_else(|| value[0].as_str());
+        let text = text.unwrap_or_else(|| panic!("no {name} address in {}", self.addresses));
+        text.trim_start_matches("http://").parse().expect("a bound address")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Asked first, so that its workers are ended by it; then insisted.
+            signal(self.child.id(), "TERM");
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while matches!(self.child.try_wait(), Ok(None)) && std::time::Instant::now() < end {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Sends a signal by name to a process this run started.
+pub fn signal(pid: u32, name: &str) {
+    let done = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    done.expect("kill runs");
+}
+
+fn launch(command: &[String], folder: &Path) -> (Child, Value) {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr.log")).expect("a log");
+    let mut child = Command::new(BINARY)
+        .args(command)
+        .env("REPOINT_CONFIG_DIR", folder.join("config"))
+        .env_remove("REPOINT_SERVER")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("the binary under test runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("its output is text");
+    let addresses = serde_json::from_str(&line).unwrap_or_else(|_| {
+        let log = std::fs::read_to_string(folder.join("stderr.log")).unwrap_or_default();
+        panic!("{command:?} did not say where it listens: {line:?}\n{log}")
+    });
+    (child, addresses)
+}
