@@ -27,7 +27,7 @@ impl Console {
     /// The streams of this process.
     pub fn of_process(json: bool) -> Self {
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let columns = std::env::var("COLUMNS").ok().filter(|_| stdout.is_terminal());
+        let columns = if stdout.is_terminal() { terminal_size::terminal_size() } else { None };
         let style = match (json, stderr.is_terminal()) {
             (true, _) => Style::Quiet,
             (false, true) => Style::Animated,
@@ -35,7 +35,7 @@ impl Console {
         };
         Self {
             interactive: io::stdin().is_terminal() && stderr.is_terminal(),
-            columns: columns.and_then(|columns| columns.parse().ok()),
+            columns: columns.map(|(width, _)| usize::from(width.0)),
             results: Box::new(stdout),
             remarks: Box::new(stderr),
             answers: Box::new(io::BufReader::new(io::stdin())),
