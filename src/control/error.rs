@@ -52,11 +52,18 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The target of a move did not become ready in time.
-    #[error("{detail}")]
+    #[error(
+        "deployment {reference} has no ready replica in {environment}, and nothing moved: {detail}; see \
+         `repoint deployment errors {reference}`"
+    )]
     TargetNotReady {
         /// The move that waited for it.
         number: u64,
-        /// What happened and what to do.
+        /// Its target.
+        reference: DeploymentRef,
+        /// Where it was to be served.
+        environment: EnvironmentName,
+        /// What went wrong with it last.
         detail: String,
         /// What went wrong with its replicas last, newest first.
         errors: Vec<PoolError>,

@@ -38,6 +38,9 @@ mod pool;
 mod project;
 mod promotion;
 mod removal;
+mod replicas;
+mod source;
+mod write;
 
 pub use error::Error;
 

@@ -14,8 +14,7 @@ use crate::control::promotion::{commit_move, newest_row};
 use crate::control::{Control, now};
 use crate::model::environment::Environment;
 use crate::model::moves::{MoveState, PendingMove};
-use crate::model::name::DeploymentRef;
-use crate::model::pool::{Pool, PoolError, PoolKey, PoolState};
+use crate::model::pool::{Pool, PoolKey, PoolState};
 use crate::model::promotion::Kind;
 use crate::store::Transaction;
 
@@ -100,12 +99,10 @@ impl Control {
                     self.applied.follow(&promotion);
                 }
             }
-            (Step::End { state, detail }, environment) => {
-                let detail = match (state, environment) {
-                    (MoveState::TargetNotReady, Some(environment)) => {
-                        not_ready(&mut tx, &pending, &environment).await?
-                    }
-                    _ => detail,
+            (Step::End { state, detail }, _) => {
+                let detail = match detail {
+                    Some(detail) => detail,
+                    None => not_ready(&mut tx, &pending).await?,
                 };
                 tracing::info!(number, environment = %pending.environment, detail, "move ended without moving");
                 tx.end_move(number, state, Some(detail), None).await?;
@@ -129,15 +126,15 @@ enum Step {
     Wait,
     /// Its target is ready: the pointer moves.
     Commit,
-    /// It ends without a move.
-    End { state: MoveState, detail: String },
+    /// It ends without a move. Without a detail, what went wrong with the target last is the detail.
+    End { state: MoveState, detail: Option<String> },
 }
 
 impl Step {
     /// A ready target is committed even past the deadline: the control plane may
     /// have been down for that long, and nobody took the request back.
     fn of(pending: &PendingMove, environment: Option<&Environment>, pool: Option<&Pool>, now: Timestamp) -> Self {
-        let refused = |detail: String| Self::End { state: MoveState::Refused, detail };
+        let refused = |detail: String| Self::End { state: MoveState::Refused, detail: Some(detail) };
         let Some(environment) = environment else {
             return refused("the environment was deleted while the move waited".to_owned());
         };
@@ -154,23 +151,115 @@ impl Step {
             };
         }
         if now >= pending.deadline {
-            return Self::End { state: MoveState::TargetNotReady, detail: String::new() };
+            return Self::End { state: MoveState::TargetNotReady, detail: None };
         }
         Self::Wait
     }
 }
 
-/// Says what was waited for and what went wrong with it last.
-async fn not_ready(tx: &mut Transaction, pending: &PendingMove, environment: &Environment) -> Result<String, Error> {
+/// Why a target is not ready: what went wrong with it last.
+async fn not_ready(tx: &mut Transaction, pending: &PendingMove) -> Result<String, Error> {
     let key = PoolKey { environment: pending.environment, deployment: pending.deployment };
-    let last = tx.pool_errors(key, 1).await?.into_iter().next();
-    let reference = tx.deployment(pending.deployment).await?.map(|deployment| deployment.reference);
-    Ok(not_ready_text(reference.as_ref(), environment, last.as_ref()))
+    // A pool remembers earlier attempts too; what happened before this one is not its reason.
+    let last = tx.pool_errors(key, 1).await?.into_iter().find(|error| error.at >= pending.requested_at);
+    Ok(last.map_or_else(|| "no replica became ready in time".to_owned(), |error| error.message))
 }
 
-fn not_ready_text(reference: Option<&DeploymentRef>, environment: &Environment, last: Option<&PoolError>) -> String {
-    let reference = reference.map_or("?", DeploymentRef::as_str);
-    let why = last.map_or("no replica became ready in time", |error| error.message.as_str());
-    let name = &environment.name;
-    format!("deployment {reference} has no ready replica in {name}: {why}; see `repoint deployment errors {reference}`")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::bounds::Bounds;
+    use crate::model::policy::Policy;
+    use crate::model::pool::{Endpoint, EndpointState};
+    use uuid::Uuid;
+
+    fn environment(locked: bool) -> Environment {
+        Environment {
+            id: Uuid::from_u128(1).into(),
+            project: Uuid::from_u128(10).into(),
+            project_name: "support".parse().unwrap(),
+            name: "staging".parse().unwrap(),
+            hosts: Vec::new(),
+            pointer: None,
+            bounds: None,
+            policy: Policy::default(),
+            locked: locked.then(|| "freeze".to_owned()),
+            created_at: Timestamp::UNIX_EPOCH,
+            updated_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn pool(state: PoolState) -> Pool {
+        let key = PoolKey { environment: Uuid::from_u128(1).into(), deployment: Uuid::from_u128(2).into() };
+        let endpoint = Endpoint {
+            id: Uuid::from_u128(3).into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            authority: None,
+            state: EndpointState::Ready,
+            pid: None,
+            since: Timestamp::UNIX_EPOCH,
+        };
+        let endpoints = if state == PoolState::Running { vec![endpoint] } else { Vec::new() };
+        Pool { state, endpoints, ..Pool::starting(key, Bounds::default()) }
+    }
+
+    fn pending(kind: Kind) -> PendingMove {
+        PendingMove {
+            number: 1,
+            environment: Uuid::from_u128(1).into(),
+            deployment: Uuid::from_u128(2).into(),
+            kind,
+            source_environment: None,
+            actor: "admin".into(),
+            reason: None,
+            scale_previous_to_zero: false,
+            state: MoveState::Waiting,
+            detail: None,
+            requested_at: Timestamp::UNIX_EPOCH,
+            deadline: at(120),
+            promotion: None,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_waiting_move_goes_by_its_target_its_lock_and_its_deadline() {
+        use PoolState::{Closing, Failing, Running, Starting, Stopped};
+        let cases = [
+            (Kind::Promote, Some(Starting), false, 119, "wait"),
+            (Kind::Promote, Some(Failing), false, 119, "wait"),
+            (Kind::Promote, Some(Starting), true, 119, "wait"),
+            (Kind::Promote, Some(Starting), false, 120, "target_not_ready"),
+            (Kind::Rollback, Some(Failing), false, 121, "target_not_ready"),
+            (Kind::Promote, Some(Running), false, 1, "commit"),
+            (Kind::Promote, Some(Running), false, 9999, "commit"),
+            (Kind::Promote, Some(Running), true, 1, "refused"),
+            (Kind::Deploy, Some(Running), true, 1, "refused"),
+            (Kind::Rollback, Some(Running), true, 1, "commit"),
+            (Kind::Promote, Some(Stopped), false, 1, "refused"),
+            (Kind::Rollback, Some(Closing), false, 1, "refused"),
+            (Kind::Deploy, None, false, 1, "refused"),
+        ];
+        for (kind, state, locked, second, expected) in cases {
+            let pool = state.map(pool);
+            let step = Step::of(&pending(kind), Some(&environment(locked)), pool.as_ref(), at(second));
+            let word = match step {
+                Step::Wait => "wait",
+                Step::Commit => "commit",
+                Step::End { state, .. } => state.as_str(),
+            };
+            assert_eq!(word, expected, "{kind:?} {state:?} locked: {locked} at {second}");
+        }
+    }
+
+    #[test]
+    fn a_move_of_an_environment_that_is_gone_ends() {
+        let step = Step::of(&pending(Kind::Promote), None, Some(&pool(PoolState::Running)), at(1));
+        assert!(
+            matches!(step, Step::End { state: MoveState::Refused, detail: Some(text) } if text.contains("deleted"))
+        );
+    }
 }

@@ -159,7 +159,10 @@ impl Control {
         Ok(match ended.state {
             MoveState::TargetNotReady => {
                 let key = PoolKey { environment: ended.environment, deployment: ended.deployment };
-                Error::TargetNotReady { number, detail, errors: tx.pool_errors(key, ERRORS_SHOWN).await? }
+                let reference = find::deployment(&mut tx, ended.deployment).await?.reference;
+                let mut errors = tx.pool_errors(key, ERRORS_SHOWN).await?;
+                errors.retain(|error| error.at >= ended.requested_at);
+                Error::TargetNotReady { number, reference, environment: environment.name, detail, errors }
             }
             MoveState::Refused => Error::MoveRefused { number, locked: environment.locked.is_some(), detail },
             MoveState::Superseded | MoveState::Waiting | MoveState::Committed => {

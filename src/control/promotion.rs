@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::control::error::Error;
 use crate::control::outcome::Outcome;
 use crate::control::pool::{self, BoundsAsked};
+use crate::control::write::{close_pool, put_changed, supersede_waiting};
 use crate::control::{Control, find, now};
 use crate::model::deployment::Deployment;
 use crate::model::environment::{Ask, Decision, Environment, Landing};
@@ -225,39 +226,6 @@ pub(super) async fn commit_move(
         to = %promotion.to, %revision, actor = promotion.actor, "pointer moved"
     );
     Ok(promotion)
-}
-
-/// Lets a pool take no new requests from the next change on.
-pub(super) async fn close_pool(tx: &mut Transaction, key: PoolKey, now: Timestamp) -> Result<(), Error> {
-    let Some(pool) = tx.pool(key).await? else { return Ok(()) };
-    let revision = tx.next_revision().await?;
-    if let Some(closed) = pool::closed(pool, revision, now) {
-        tx.put_pool(&closed).await?;
-        tx.note(What::Draining { environment_id: key.environment, deployment_id: key.deployment });
-    }
-    Ok(())
-}
-
-/// Writes a pool where it differs from what is stored.
-pub(super) async fn put_changed(tx: &mut Transaction, before: Option<&Pool>, after: Pool) -> Result<(), Error> {
-    if before == Some(&after) {
-        return Ok(());
-    }
-    tx.put_pool(&after).await?;
-    if before.map(|pool| pool.state) != Some(after.state) {
-        let ready = after.ready_count();
-        let PoolKey { environment, deployment } = after.key;
-        tx.note(What::PoolState { environment_id: environment, deployment_id: deployment, state: after.state, ready });
-    }
-    Ok(())
-}
-
-/// Ends every waiting move of an environment: a newer request took its place.
-pub(super) async fn supersede_waiting(tx: &mut Transaction, environment: EnvironmentId) -> Result<(), Error> {
-    for number in tx.supersede_waiting(environment).await? {
-        tracing::info!(number, %environment, "move superseded");
-    }
-    Ok(())
 }
 
 /// The row that made the pointer name what it names.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::control::error::Error;
 use crate::control::project::environments_of;
-use crate::control::promotion::{close_pool, supersede_waiting};
+use crate::control::write::{close_pool, supersede_waiting};
 use crate::control::{Control, find, now};
 use crate::model::environment::Environment;
 use crate::model::id::{EnvironmentId, ProjectId};

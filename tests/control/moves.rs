@@ -76,7 +76,7 @@ async fn a_deploy_that_fails_while_it_is_waited_for_still_tells_its_id() {
                        "source": { "kind": "bundle", "digest": digest } });
     let made = plane.post("deployments", body).await.ok();
     assert_eq!((made.status, &made.body["move"]["state"]), (201, &json!("target_not_ready")));
-    assert!(made.body["move"]["detail"].as_str().unwrap().contains("no ready replica in preview"), "{made:?}");
+    assert!(made.body["move"]["detail"].as_str().unwrap().contains("no replica became ready"), "{made:?}");
     assert!(made.body["promotion"].is_null());
 }
 

@@ -7,8 +7,9 @@ use axum::http::StatusCode;
 use crate::control::api::auth::Actor;
 use crate::control::api::extract::{Body, Id, Query, caller, check_length, page};
 use crate::control::api::show::{self, Refs};
-use crate::control::deployment::{Touched, pools_of};
+use crate::control::api::show_move;
 use crate::control::pool::Scale;
+use crate::control::replicas::{Touched, pools_of};
 use crate::control::{Control, Error, find, now};
 use crate::model::id::DeploymentId;
 use crate::rest::deployments::{
@@ -40,12 +41,16 @@ pub(super) async fn create(
     let mut tx = control.store.read().await?;
     let project = find::project(&mut tx, deployed.deployment.project).await?;
     let promotion = match deployed.promotion {
-        Some(promotion) => Some(show::promotion(&mut tx, &mut Refs::default(), promotion).await?),
+        Some(promotion) => Some(show_move::promotion(&mut tx, &mut Refs::default(), promotion).await?),
+        None => None,
+    };
+    let pending = match deployed.pending {
+        Some(pending) => Some(show_move::pending_move(&mut tx, pending).await?),
         None => None,
     };
     let answer = CreatedDeployment {
         deployment: show::deployment(&control, deployed.deployment, &project)?,
-        pending: deployed.pending.map(show::pending_move),
+        pending,
         promotion,
     };
     Ok((StatusCode::CREATED, Json(answer)))

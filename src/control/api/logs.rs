@@ -11,7 +11,7 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::control::api::extract::{Id, Query};
-use crate::control::deployment::pools_of;
+use crate::control::replicas::pools_of;
 use crate::control::{Control, Error, find};
 use crate::logs::line::{Line, Stream as From};
 use crate::logs::read::LINES_MAX;

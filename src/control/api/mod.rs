@@ -27,6 +27,7 @@ mod projects;
 mod promotions;
 mod proxies;
 mod show;
+mod show_move;
 
 /// Serves the API on these sockets until the drain asks, then lets requests end.
 /// What is left when it insists is cut with the task.

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use crate::control::api::extract::{Id, Query, wait};
-use crate::control::api::show;
+use crate::control::api::show_move::pending_move;
 use crate::control::{Control, Error};
 use crate::rest::moves::{Pending, WaitQuery};
 
@@ -14,5 +14,6 @@ pub(super) async fn one(
     Query(query): Query<WaitQuery>,
 ) -> Result<Json<Pending>, Error> {
     let pending = control.followed_move(number, wait(query.wait_ms)?).await?;
-    Ok(Json(Pending { pending: show::pending_move(pending) }))
+    let mut tx = control.store.read().await?;
+    Ok(Json(Pending { pending: pending_move(&mut tx, pending).await? }))
 }

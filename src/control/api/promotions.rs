@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::control::api::auth::Actor;
 use crate::control::api::extract::{Body, Id, Query, caller, check_length, page, wait};
-use crate::control::api::show::{self, MoveAnswer, Refs};
+use crate::control::api::show::Refs;
+use crate::control::api::show_move::{self, MoveAnswer};
 use crate::control::environment::REASON_MAX;
 use crate::control::{Control, Error, find};
 use crate::model::id::{EnvironmentId, PromotionId};
@@ -24,7 +25,7 @@ pub(super) async fn promote(
     let caller = caller(actor, ask.wait_ms)?;
     check_length("reason", ask.reason.as_ref(), REASON_MAX)?;
     let outcome = control.promote(ask, &caller).await?;
-    Ok(answer(show::outcome(&control, outcome).await?))
+    Ok(answer(show_move::outcome(&control, outcome).await?))
 }
 
 pub(super) async fn rollback(
@@ -40,7 +41,7 @@ pub(super) async fn rollback(
         ));
     }
     let outcome = control.rollback(ask, &caller).await?;
-    Ok(answer(show::outcome(&control, outcome).await?))
+    Ok(answer(show_move::outcome(&control, outcome).await?))
 }
 
 fn answer(answer: MoveAnswer) -> Response {
@@ -61,7 +62,7 @@ pub(super) async fn history(
     let listed = tx.promotions(id, &page).await?;
     let (mut refs, mut items) = (Refs::default(), Vec::new());
     for promotion in listed.items {
-        items.push(show::promotion(&mut tx, &mut refs, promotion).await?);
+        items.push(show_move::promotion(&mut tx, &mut refs, promotion).await?);
     }
     Ok(Json(Page { items, next_cursor: listed.next }))
 }
@@ -72,5 +73,5 @@ pub(super) async fn propagation(
     Query(query): Query<WaitQuery>,
 ) -> Result<Json<Moved>, Error> {
     let moved = control.followed_promotion(id, wait(query.wait_ms)?).await?;
-    Ok(Json(show::moved(&control, moved).await?))
+    Ok(Json(show_move::moved(&control, moved).await?))
 }

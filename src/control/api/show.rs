@@ -5,19 +5,16 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use crate::control::outcome::{Moved, Outcome};
+use crate::control::api::show_move::pending_move;
 use crate::control::promotion::landing;
 use crate::control::{Control, Error};
-use crate::fleet::propagation::Propagation;
 use crate::model::deployment::Deployment;
 use crate::model::environment::{Ask, Environment, Landing};
 use crate::model::host::HostPattern;
 use crate::model::id::DeploymentId;
-use crate::model::moves::PendingMove;
 use crate::model::name::{DeploymentRef, EnvironmentName};
 use crate::model::pool::{Endpoint, Pool};
 use crate::model::project::Project;
-use crate::model::promotion::Promotion;
 use crate::rest;
 use crate::store::Transaction;
 
@@ -103,11 +100,15 @@ pub(super) async fn environment_detail(
     }
     pools.sort_by_key(|pool| Some(pool.deployment_id) != environment.pointer);
     let waiting = tx.waiting_moves().await?.into_iter().rfind(|waiting| waiting.environment == environment.id);
+    let waiting = match waiting {
+        Some(waiting) => Some(pending_move(tx, waiting).await?),
+        None => None,
+    };
     Ok(rest::environments::EnvironmentDetail {
         rollback_target,
         rollback_target_ref: refs.of(tx, rollback_target).await?,
         pools,
-        pending_move: waiting.map(pending_move),
+        pending_move: waiting,
         environment: self::environment(control, tx, &mut refs, environment).await?,
     })
 }
@@ -184,96 +185,4 @@ pub(super) fn deployment(
         created_by: deployment.created_by,
         created_at: deployment.created_at,
     })
-}
-
-pub(super) async fn promotion(
-    tx: &mut Transaction,
-    refs: &mut Refs,
-    promotion: Promotion,
-) -> Result<rest::history::Promotion, Error> {
-    Ok(rest::history::Promotion {
-        from_ref: refs.of(tx, promotion.from).await?,
-        to_ref: refs.of(tx, Some(promotion.to)).await?,
-        id: promotion.id,
-        sequence: promotion.sequence,
-        kind: promotion.kind,
-        environment_id: promotion.environment,
-        from_deployment_id: promotion.from,
-        to_deployment_id: promotion.to,
-        source_environment_id: promotion.source_environment,
-        actor: promotion.actor,
-        reason: promotion.reason,
-        revision: promotion.revision,
-        requested_at: promotion.requested_at,
-        committed_at: promotion.committed_at,
-        applied_at: promotion.applied_at,
-    })
-}
-
-/// What came of a move: committed, or waiting.
-pub(super) enum MoveAnswer {
-    Moved(Box<rest::moves::Moved>),
-    Pending(rest::moves::Pending),
-}
-
-pub(super) async fn outcome(control: &Control, outcome: Outcome) -> Result<MoveAnswer, Error> {
-    Ok(match outcome {
-        Outcome::Moved(moved) => MoveAnswer::Moved(Box::new(self::moved(control, *moved).await?)),
-        Outcome::Waits(pending) => MoveAnswer::Pending(rest::moves::Pending { pending: pending_move(pending) }),
-    })
-}
-
-pub(super) async fn moved(control: &Control, moved: Moved) -> Result<rest::moves::Moved, Error> {
-    let mut tx = control.store.read().await?;
-    let mut refs = Refs::default();
-    let previous = match moved.previous {
-        Some(pool) => Some(rest::moves::Previous {
-            deployment_id: pool.key.deployment,
-            reference: refs.of(&mut tx, Some(pool.key.deployment)).await?,
-            state: pool.state,
-            in_flight: control.fleet.in_flight(pool.key),
-        }),
-        None => None,
-    };
-    Ok(rest::moves::Moved {
-        changed: moved.changed,
-        revision: moved.promotion.revision,
-        promotion: promotion(&mut tx, &mut refs, moved.promotion).await?,
-        propagation: propagation(moved.propagation),
-        previous,
-        skipped: moved.skipped,
-    })
-}
-
-fn propagation(propagation: Propagation) -> rest::moves::Propagation {
-    let refused = propagation.refused.into_iter();
-    rest::moves::Propagation {
-        required: propagation.required,
-        applied: propagation.applied,
-        refused: refused
-            .map(|refusal| rest::moves::RefusedBy {
-                proxy_id: refusal.proxy_id,
-                reason: refusal.reason.as_str().to_owned(),
-            })
-            .collect(),
-        unconfirmed: propagation.unconfirmed,
-        elapsed_ms: propagation.elapsed_ms,
-        complete: propagation.complete,
-    }
-}
-
-pub(super) fn pending_move(pending: PendingMove) -> rest::moves::Move {
-    rest::moves::Move {
-        id: pending.number,
-        environment_id: pending.environment,
-        deployment_id: pending.deployment,
-        kind: pending.kind,
-        state: pending.state,
-        detail: pending.detail,
-        actor: pending.actor,
-        reason: pending.reason,
-        requested_at: pending.requested_at,
-        deadline: pending.deadline,
-        promotion_id: pending.promotion,
-    }
 }
