@@ -51,7 +51,7 @@ pub(super) enum Error {
     UpstreamReset(#[source] Option<hyper::Error>),
     /// What the replica sent is not HTTP.
     #[error("read the replica's answer")]
-    UpstreamInvalid(#[source] hyper::Error),
+    UpstreamInvalid(#[source] Option<hyper::Error>),
     /// The replica did not begin, or go on with, its answer in time.
     #[error("get the replica's answer in time")]
     ResponseTimeout,

@@ -218,4 +218,57 @@ pub(super) fn may_pause(headers: &HeaderMap) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_connection_names_goes_and_what_everyone_needs_stays() {
+        let mut headers = headers(&[
+            ("connection", "close, x-a"),
+            ("connection", "X-B,, host , content-length"),
+            ("x-a", "1"),
+            ("x-b", "2"),
+            ("x-c", "3"),
+            ("host", "a"),
+            ("content-length", "0"),
+        ]);
+        strip_named(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "x-c"]);
+    }
+
+    #[test]
+    fn a_replica_may_say_how_long_it_keeps_connections() {
+        let seconds = |value| keep_alive_seconds(&headers(&[("keep-alive", value)]));
+        assert_eq!(seconds("timeout=5, max=100"), Some(5));
+        assert_eq!(seconds("max=100, timeout=75"), Some(75));
+        assert_eq!((seconds("timeout=soon"), seconds("")), (None, None));
+        assert_eq!(keep_alive_seconds(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn streams_may_pause_and_unary_answers_may_not() {
+        for kind in ["text/event-stream", "Text/Event-Stream; charset=utf-8", "application/grpc+proto"] {
+            assert!(may_pause(&headers(&[("content-type", kind)])), "{kind}");
+        }
+        for kind in ["text/html", "text/event", ""] {
+            assert!(!may_pause(&headers(&[("content-type", kind)])), "{kind}");
+        }
+    }
+
+    #[test]
+    fn cookie_crumbs_are_put_together() {
+        let mut headers = headers(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    }
+}

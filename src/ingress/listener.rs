@@ -11,11 +11,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use futures_util::future::{Either, join_all, select};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
 use crate::drain;
@@ -24,9 +25,6 @@ use crate::ingress::core::{Core, Shared};
 use crate::ingress::downstream::{Connection, Peer, serve};
 use crate::ingress::error::Error;
 use crate::ingress::metrics::Counters;
-
-/// How long the accept queue must have been empty before nobody is waiting in it.
-const QUEUE_QUIET: Duration = Duration::from_millis(5);
 
 /// Connections over the limit that are told so at once, per core; further ones
 /// are just closed.
@@ -94,10 +92,10 @@ async fn accept(core: &Rc<Core>, listener: &TcpListener, mut watch: drain::Watch
             Either::Right((accepted, _)) => admit_or_pause(core, accepted).await,
         }
     }
-    // Closing a socket resets what waits in its queue: take that first. What the
-    // queue can hold bounds how long this goes on.
-    for _ in 0..crate::ingress::socket::BACKLOG {
-        let Ok(accepted) = timeout(QUEUE_QUIET, listener.accept()).await else { return };
+    // Closing a socket resets what waits in its queue: take that first. Yielding
+    // lets the event loop hear of what has come.
+    yield_now().await;
+    while let Some(accepted) = listener.accept().now_or_never() {
         admit_or_pause(core, accepted).await;
     }
 }

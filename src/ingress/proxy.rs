@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 
 use crate::ingress::body::Body;
@@ -23,6 +23,8 @@ use crate::ingress::identify::{Found, identify};
 use crate::ingress::request_body::{Ledger, RequestBody};
 use crate::ingress::upstream::forward::{Sending, Sent, forward};
 use crate::routing::live::Claimed;
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Bytes of an unread body that have most likely arrived with its head.
 const UNREAD_MAX: u64 = 4 * 1024;
@@ -108,6 +110,7 @@ async fn answer(mut exchange: Exchange, sent: Sent) -> Response<Body> {
     });
     exchange.answered(parts.status);
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        close_if_asked(&exchange, &mut parts.headers);
         return Response::from_parts(parts, Body::replica(incoming, pause_max, lease, exchange));
     }
     let connection = Rc::clone(&exchange.connection);
@@ -128,9 +131,18 @@ fn refuse(mut exchange: Exchange, error: &Error) -> Response<Body> {
     // A body that is not here yet is not waited for: hyper closes after the
     // answer, and the client had better know.
     if exchange.body_left() > UNREAD_MAX && !exchange.is_http2() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
+    close_if_asked(&exchange, response.headers_mut());
     response
+}
+
+/// While draining, each HTTP/1 answer says that it is the last on its connection;
+/// over HTTP/2 that is GOAWAY's to say.
+fn close_if_asked(exchange: &Exchange, headers: &mut HeaderMap) {
+    if exchange.connection.is_draining() && !exchange.is_http2() {
+        headers.insert(header::CONNECTION, CLOSE);
+    }
 }
 
 fn plain(error: &Error, request_id: Option<&HeaderValue>) -> Response<Body> {

@@ -14,7 +14,7 @@ use crate::ingress::config::Config;
 
 /// Connections that may wait to be accepted, per socket. The kernel cuts it to
 /// `net.core.somaxconn`.
-pub(super) const BACKLOG: i32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// The sockets of one listening address, one per core.
 pub(super) struct Bound {

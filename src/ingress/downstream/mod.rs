@@ -137,6 +137,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is to come to an end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.alarm.is_asked()
+    }
+
     /// Leaves a tunnel to be run when HTTP has ended with its 101.
     pub(super) fn hand_over(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);

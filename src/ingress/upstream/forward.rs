@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 
 use crate::ingress::error::Error;
@@ -126,6 +126,10 @@ async fn attempt(
     let copy = repeatable.then(|| Head::of(&request));
     lease.patience(sending.response_start);
     match lease.send(request).await {
+        // RFC 9110 §15.2.2: 101 answers a request to switch, and no other.
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !sending.upgrade => {
+            Err(Failure::final_one(Error::UpstreamInvalid(None)))
+        }
         Ok(response) => {
             lease.patience(None);
             core.upstream.succeeded(address);
@@ -178,7 +182,7 @@ fn why(exchange: &Exchange, lease: &Lease, sending: &Sending, error: Option<hype
         return Error::ResponseTimeout;
     }
     match error {
-        Some(error) if error.is_parse() => Error::UpstreamInvalid(error),
+        Some(error) if error.is_parse() => Error::UpstreamInvalid(Some(error)),
         error => Error::UpstreamReset(error),
     }
 }
@@ -248,6 +252,10 @@ impl Attempts {
 }
 
 impl Failure {
+    fn final_one(error: Error) -> Box<Self> {
+        Box::new(Self { error, endpoint: None, reused: false, unsent: None, copy: None, handed_back: false })
+    }
+
     fn before_connection(error: Error, endpoint: Option<EndpointId>, request: Request<RequestBody>) -> Box<Self> {
         Box::new(Self { error, endpoint, reused: false, unsent: Some(request), copy: None, handed_back: false })
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Health {
     /// Connections that failed in a row.
     failures: u32,
+    last: Option<Instant>,
     until: Option<Instant>,
 }
 
@@ -24,6 +25,7 @@ impl Health {
     /// A connection failed.
     pub(super) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
+        self.last = Some(now);
         if let Some(doublings) = self.failures.checked_sub(FAILURES_MIN) {
             self.until = Some(now + LONGEST.min(FIRST * 2u32.saturating_pow(doublings.min(16))));
         }
@@ -46,7 +48,7 @@ impl Health {
 
     /// Whether what is known is too old to matter.
     pub(super) fn is_forgettable(&self, now: Instant) -> bool {
-        self.is_well() || self.until.is_none_or(|until| now > until + LONGEST)
+        self.last.is_none_or(|last| now > last + LONGEST * 2)
     }
 }
 
@@ -85,9 +87,9 @@ mod tests {
     fn old_failures_are_forgotten() {
         let start = Instant::now();
         let mut health = Health::default();
-        health.failed(start);
+        assert!(health.is_forgettable(start));
         health.failed(start);
         assert!(!health.is_forgettable(start + LONGEST));
-        assert!(health.is_forgettable(start + LONGEST + FIRST * 2));
+        assert!(health.is_forgettable(start + LONGEST * 3));
     }
 }

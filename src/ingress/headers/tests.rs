@@ -1,1 +1,0 @@
-//! Header hygiene, by table.

@@ -1,0 +1,19 @@
+//! What may be expected of the ingress, on real sockets: one test per promise.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics with a line number is a test that reports")]
+
+mod support;
+
+mod addressing;
+mod claims;
+mod draining;
+mod errors;
+mod headers;
+mod hostile;
+mod http1;
+mod http2;
+mod limits;
+mod outside;
+mod retries;
+mod streaming;
+mod upgrades;
