@@ -8,14 +8,13 @@
 
 pub mod archive;
 pub mod digest;
-pub mod folder;
 pub mod inspect;
 pub mod pack;
 pub mod tree;
 pub mod unpack;
 mod walk;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::model::manifest::InvalidManifest;
 
@@ -29,6 +28,11 @@ pub const ENTRIES_MAX: usize = 100_000;
 pub const PATH_BYTES_MAX: usize = 1024;
 /// Longest manifest; a page of TOML is 4 KiB.
 pub const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Where the bundle of this name lies in a data directory, once it was uploaded.
+pub fn archive_path(data_dir: &Path, digest: &digest::Digest) -> PathBuf {
+    data_dir.join("bundles").join(format!("{}.tar.gz", digest.hex()))
+}
 
 /// Why a bundle could not be read. Reads as "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +127,11 @@ pub enum Rejected {
 }
 
 impl Error {
+    /// Whether the bundle is simply not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { doing: "open the bundle", source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// For `map_err`: what was being tried, where.
     pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -1,0 +1,126 @@
+//! One probe: whether something answers at an address, as a client would see it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// What is probed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Target {
+    pub address: SocketAddr,
+    /// Answers 2xx when all is well; without one it is enough that the port accepts.
+    pub path: Option<String>,
+    /// The `Host` it is asked as.
+    pub host: String,
+}
+
+/// Why a probe failed, for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("nothing listens there")]
+    Refused,
+    #[error("it did not answer within {} ms", .0.as_millis())]
+    Slow(Duration),
+    #[error("GET {path} answered {status}")]
+    Status { path: String, status: StatusCode },
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl Target {
+    /// Asks once.
+    pub async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
+        tokio::time::timeout(timeout, self.ask()).await.unwrap_or(Err(Failure::Slow(timeout)))
+    }
+
+    async fn ask(&self) -> Result<(), Failure> {
+        let stream = TcpStream::connect(self.address).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => Failure::Refused,
+            _ => Failure::Broken(error.to_string()),
+        })?;
+        let Some(path) = &self.path else { return Ok(()) };
+        let broken = |error: &dyn std::fmt::Display| Failure::Broken(format!("GET {path} broke off: {error}"));
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let request = Request::get(path)
+            .header(HOST, &self.host)
+            .header(USER_AGENT, "repoint-probe")
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| broken(&error))?;
+        let answer = sender.send_request(request);
+        tokio::pin!(answer);
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            // An answer may have come just before the end, so that one is asked in any case.
+            ended = connection => match ended {
+                Ok(()) => answer.await,
+                Err(error) => Err(error),
+            },
+        };
+        match answer.map_err(|error| broken(&error))?.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(Failure::Status { path: path.clone(), status }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn probe(path: Option<&str>, answer: &'static str) -> Result<(), Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 1024];
+            let length = stream.read(&mut asked).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if answer == "wait" {
+                let _ = stream.read(&mut [0; 1]).await;
+            }
+            String::from_utf8_lossy(&asked[..length]).into_owned()
+        });
+        let target = Target { address, path: path.map(str::to_owned), host: "worker.internal:9001".to_owned() };
+        let result = target.probe(Duration::from_millis(500)).await;
+        if path.is_some() {
+            let asked = server.await.unwrap();
+            assert!(asked.starts_with("GET /healthz HTTP/1.1\r\n"), "{asked}");
+            assert!(asked.contains("host: worker.internal:9001\r\n"), "{asked}");
+        }
+        result
+    }
+
+    #[tokio::test]
+    async fn any_2xx_is_well_and_everything_else_is_not() {
+        let path = Some("/healthz");
+        assert_eq!(probe(path, "HTTP/1.1 204 No Content\r\n\r\n").await, Ok(()));
+        let expected = "GET /healthz answered 503 Service Unavailable";
+        assert_eq!(
+            probe(path, "HTTP/1.1 503 Oh\r\ncontent-length: 0\r\n\r\n").await.unwrap_err().to_string(),
+            expected
+        );
+        assert!(matches!(probe(path, "HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n").await, Err(Failure::Status { .. })));
+        assert!(matches!(probe(path, "gibberish\r\n\r\n").await, Err(Failure::Broken(_))));
+        assert!(matches!(probe(path, "").await, Err(Failure::Broken(_))));
+        assert!(matches!(probe(path, "wait").await, Err(Failure::Slow(_) | Failure::Broken(_))));
+    }
+
+    #[tokio::test]
+    async fn without_a_path_an_open_port_is_enough() {
+        assert_eq!(probe(None, "").await, Ok(()));
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let target = Target { address: closed, path: None, host: String::new() };
+        assert_eq!(target.probe(Duration::from_secs(5)).await, Err(Failure::Refused));
+    }
+}

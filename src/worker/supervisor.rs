@@ -1,0 +1,232 @@
+//! The supervisor's loop: look, plan, act, write down, wait.
+//!
+//! Owns what was seen and is alone in changing it. Rules are in `plan`, steps in
+//! `carry`, rows in `record`; here is their order. Whatever wakes it, it looks at
+//! everything again: a wake-up that is lost costs nothing.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::bundle::digest::Digest;
+use crate::fleet::Fleet;
+use crate::logs::LogFolder;
+use crate::model::deployment::Deployment;
+use crate::model::id::DeploymentId;
+use crate::model::pool::{PoolError, PoolKey};
+use crate::store::{self, Store};
+
+use super::Config;
+use super::desired::DesiredPool;
+use super::endpoints::Outside;
+use super::event::Event;
+use super::launch::{Launcher, folder};
+use super::observed::{Observed, Phase};
+use super::plan::{next_look, plan};
+use super::probe::Target;
+use super::watching::{Prober, Watching};
+
+/// Why the supervisor could not start. Reads as "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used.
+    #[error("prepare {path} for workers: {source}; make room or correct its mode")]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error("read which pools are wanted")]
+    Store(#[from] store::Error),
+}
+
+/// After the store failed, it is asked again so soon.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Rounds of planning without waiting. Each makes progress; the limit only keeps a mistake from spinning.
+const ROUNDS_MAX: usize = 16;
+
+/// Runs what the store wants.
+pub struct Supervisor {
+    pub(super) config: Config,
+    pub(super) store: Store,
+    pub(super) fleet: Fleet,
+    pub(super) logs: LogFolder,
+    pub(super) launcher: Launcher,
+    pub(super) told: mpsc::UnboundedSender<Event>,
+    hears: mpsc::UnboundedReceiver<Event>,
+    pub(super) prober: Prober,
+    pub(super) probing: Watching<Target>,
+    pub(super) resolving: Watching<String>,
+    pub(super) desired: Vec<DesiredPool>,
+    pub(super) observed: Observed,
+    pub(super) outside: Outside,
+    /// What was told about endpoint pools in trouble, to tell it once.
+    pub(super) troubles: HashMap<PoolKey, String>,
+    /// Errors waiting to be written.
+    pub(super) faults: Vec<(PoolKey, PoolError)>,
+    pub(super) unpacked: HashMap<Digest, PathBuf>,
+    pub(super) deployments: HashMap<DeploymentId, Arc<Deployment>>,
+    /// Asked to stop: whoever runs at that time is killed.
+    stop: watch::Receiver<Option<Instant>>,
+}
+
+/// A supervisor at work.
+#[derive(Debug)]
+pub struct Running {
+    stop: watch::Sender<Option<Instant>>,
+    task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Starts it. Replicas of an earlier run are gone, because its guard ended them; before anything else their
+    /// endpoints are taken out of the store, so that nothing is sent to whoever has their ports now.
+    ///
+    /// # Errors
+    ///
+    /// When the data directory or the store fails.
+    pub async fn start(config: Config, store: Store, fleet: Fleet, logs: LogFolder) -> Result<Running, Error> {
+        let unpacked = config.data_dir.join("unpacked");
+        let unusable = |path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source| Error::Folder { path, source }
+        };
+        folder(&unpacked, 0o711).map_err(unusable(&unpacked))?;
+        crate::bundle::unpack::sweep(&unpacked).map_err(unusable(&unpacked))?;
+        let (told, hears) = mpsc::unbounded_channel();
+        let launcher = Launcher::new(&config, logs.clone(), told.clone()).map_err(unusable(&config.data_dir))?;
+        let (stop, stopped) = watch::channel(None);
+        let mut supervisor = Self {
+            prober: Prober::new(config.probe, told.clone()),
+            config,
+            store,
+            fleet,
+            logs,
+            launcher,
+            told,
+            hears,
+            probing: Watching::new(),
+            resolving: Watching::new(),
+            desired: Vec::new(),
+            observed: Observed::default(),
+            outside: Outside::default(),
+            troubles: HashMap::new(),
+            faults: Vec::new(),
+            unpacked: HashMap::new(),
+            deployments: HashMap::new(),
+            stop: stopped,
+        };
+        supervisor.take_over().await?;
+        Ok(Running { stop, task: tokio::spawn(supervisor.run()) })
+    }
+
+    async fn run(mut self) {
+        let (mut work, mut fleet) = (self.store.watch_work(), self.fleet.watch());
+        let mut stale = true;
+        loop {
+            stale |= work.has_changed().unwrap_or(false);
+            work.mark_unchanged();
+            fleet.mark_unchanged();
+            let next = match self.turn(stale).await {
+                Ok(next) => {
+                    stale = false;
+                    next
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "the supervisor cannot use the store and tries again");
+                    stale = true;
+                    Some(Instant::now() + STORE_RETRY)
+                }
+            };
+            if self.is_stopping() && self.observed.pools.values().all(|pool| pool.replicas.is_empty()) {
+                break;
+            }
+            let pause = next.map_or(Duration::MAX, |next| next.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                // `self` holds a sender, so there always is a next one.
+                Some(event) = self.hears.recv() => self.take_in_all(event),
+                // The store and the fleet are held by `self`, so their bells cannot close.
+                Ok(()) = work.changed() => stale = true,
+                Ok(()) = fleet.changed() => {}
+                // It closes when `Running` is dropped, which lets the supervisor run on.
+                Ok(()) = self.stop.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.launcher.finish().await;
+    }
+
+    /// One turn; answers when the next one is due by the passing of time.
+    async fn turn(&mut self, stale: bool) -> Result<Option<Instant>, store::Error> {
+        if self.is_stopping() {
+            // Nothing is wanted any more. The rows stay as they are.
+            self.desired.clear();
+        } else if stale {
+            self.load().await?;
+        }
+        for _ in 0..ROUNDS_MAX {
+            let now = Instant::now();
+            self.look_at_proofs();
+            let actions = plan(&self.desired, &self.observed, now);
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.carry_out(action).await?;
+            }
+            self.hurry();
+        }
+        self.note_troubles();
+        self.write_down().await?;
+        self.watch_outside();
+        Ok(next_look(&self.desired, &self.observed, Instant::now()))
+    }
+
+    fn take_in_all(&mut self, first: Event) {
+        self.take_in(first);
+        while let Ok(event) = self.hears.try_recv() {
+            self.take_in(event);
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// Stopping in a hurry: nobody's grace reaches beyond the time that was given.
+    fn hurry(&mut self) {
+        let Some(deadline) = *self.stop.borrow() else { return };
+        for replica in self.observed.pools.values_mut().flat_map(|seen| seen.replicas.values_mut()) {
+            if let Phase::Stopping { kill_after, .. } = &mut replica.phase {
+                *kill_after = deadline.min(*kill_after);
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Asks every replica to end, and ends those that still run after `limit`. Rows stay as they are, so that the next
+    /// start begins where this one ended. Calling it again shortens the time: zero insists.
+    pub fn ask(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        self.stop.send_modify(|stop| *stop = Some(stop.map_or(deadline, |earlier| earlier.min(deadline))));
+    }
+
+    /// Waits until every replica has ended.
+    pub async fn stopped(self) {
+        // A panic in the supervisor has closed the guard's pipe, so replicas end in that case too.
+        let _ = self.task.await;
+    }
+
+    /// Asks, and waits.
+    pub async fn stop(self, limit: Duration) {
+        self.ask(limit);
+        self.stopped().await;
+    }
+}
