@@ -31,7 +31,8 @@ impl BoundsAsked {
 pub(super) fn opened(pool: Pool, asked: BoundsAsked) -> Result<Pool, InvalidBounds> {
     let bounds = asked.onto(pool.bounds)?;
     let state = match pool.state {
-        PoolState::Stopped => PoolState::Starting,
+        // Whatever its row still lists does not run any more.
+        PoolState::Stopped => return Ok(Pool::starting(pool.key, bounds)),
         PoolState::Closing if pool.ready_count() > 0 => PoolState::Running,
         PoolState::Closing => PoolState::Starting,
         state @ (PoolState::Starting | PoolState::Running | PoolState::Failing) => state,
@@ -123,6 +124,7 @@ mod tests {
         use PoolState::{Closing, Failing, Running, Starting, Stopped};
         let cases = [
             (Stopped, None, Starting),
+            (Stopped, Some(EndpointState::Ready), Starting),
             (Closing, Some(EndpointState::Ready), Running),
             (Closing, Some(EndpointState::Draining), Starting),
             (Closing, None, Starting),
@@ -134,6 +136,7 @@ mod tests {
             let before = closed(pool(Running, endpoint), Revision(9), Timestamp::UNIX_EPOCH).unwrap();
             let after = opened(Pool { state, ..before }, BoundsAsked::default()).unwrap();
             assert_eq!((after.state, after.closing_revision, after.closing_since), (expected, None, None), "{state:?}");
+            assert!(!after.is_ready() || expected == Running, "{state:?}");
         }
     }
 
