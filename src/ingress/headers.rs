@@ -70,9 +70,14 @@ fn strip_hop(headers: &mut HeaderMap, found: &Found) {
         }
     }
     if found.transfer_encoding {
-        headers.remove(header::TRANSFER_ENCODING);
-        // RFC 9112 §6.3: Transfer-Encoding overrides Content-Length, which must
-        // not travel on beside the framing we choose.
+        strip_framing(headers);
+    }
+}
+
+/// RFC 9112 §6.3: Transfer-Encoding overrides Content-Length, which must not
+/// travel on beside the framing we choose.
+fn strip_framing(headers: &mut HeaderMap) {
+    if headers.remove(header::TRANSFER_ENCODING).is_some() {
         headers.remove(header::CONTENT_LENGTH);
     }
 }
@@ -182,9 +187,10 @@ pub(super) fn answer(parts: &mut response::Parts, claimed: &Claimed) {
     if headers.contains_key(header::CONNECTION) {
         strip_named(headers);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
         headers.remove(name);
     }
+    strip_framing(headers);
     if let Some(protocol) = upgrade.flatten() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);

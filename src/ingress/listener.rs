@@ -113,7 +113,6 @@ async fn admit_or_pause(core: &Rc<Core>, accepted: io::Result<(TcpStream, Socket
 }
 
 fn admit(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr) {
-    let peer = Peer::new(peer.ip(), core);
     let Some(permit) = core.limits.connections.take() else {
         core.counters.refused.one();
         if core.refusing.get() < REFUSING_MAX {
@@ -122,7 +121,7 @@ fn admit(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr) {
         }
         return;
     };
-    let connection = Connection::new(peer, core, permit);
+    let connection = Connection::new(Peer::new(peer.ip(), core), core, permit);
     spawn_local(serve::connection(Rc::clone(core), connection, stream));
 }
 

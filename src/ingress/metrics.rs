@@ -48,7 +48,7 @@ impl Counter {
 pub(super) struct Counters {
     /// Answers by status class: 1xx to 5xx, then none (the client left).
     pub(super) requests: [Counter; CLASSES.len()],
-    /// Answers the ingress made itself, by reason.
+    /// Requests that ended badly, by reason.
     pub(super) errors: [Counter; Code::ALL.len()],
     /// Requests that have no complete answer yet.
     pub(super) in_flight: Counter,
@@ -121,7 +121,7 @@ impl Collector for Summed {
         let e = &mut encoder;
         self.labelled(e, "ingress_requests", "Requests by status class", ("class", &CLASSES), |c| &c.requests)?;
         let codes = Code::ALL.map(Code::as_str);
-        self.labelled(e, "ingress_errors", "Answers made here, by reason", ("code", &codes), |c| &c.errors)?;
+        self.labelled(e, "ingress_errors", "Requests that ended badly, by reason", ("code", &codes), |c| &c.errors)?;
         self.gauge(e, "ingress_requests_in_flight", "Requests without a complete answer", |c| &c.in_flight)?;
         self.gauge(e, "ingress_connections", "Open client connections", |c| &c.connections)?;
         self.gauge(e, "ingress_tunnels", "Open tunnels", |c| &c.tunnels)?;

@@ -2,7 +2,7 @@
 //!
 //! One thread per core, each with its own runtime, listening sockets, upstream
 //! connections and counters; shared are the routing table, read, and the claims,
-//! a word per core. [`proxy`] is one request, top to bottom. Knows nothing of
+//! a word per core. `proxy` is one request, top to bottom. Knows nothing of
 //! who moves pointers: it reads `routing::live`. Called by `app`.
 
 pub mod config;

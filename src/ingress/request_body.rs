@@ -32,6 +32,8 @@ pub(super) struct Ledger {
     kept_bytes: Cell<usize>,
     /// What was not taken, once the body was dropped.
     rest: RefCell<Option<Incoming>>,
+    /// Called with its end.
+    then: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
 /// How far a body has come.
@@ -69,10 +71,23 @@ impl Ledger {
         self.state.get() == State::Done
     }
 
+    /// Calls `then` with the end of the body, unless an answer has begun by then.
+    pub(super) fn when_done(&self, then: impl FnOnce() + 'static) {
+        *self.then.borrow_mut() = Some(Box::new(then));
+    }
+
     /// An answer has begun: the body is not sent again.
     pub(super) fn settle(&self) {
+        *self.then.borrow_mut() = None;
         *self.kept.borrow_mut() = None;
         *self.rest.borrow_mut() = None;
+    }
+
+    fn done(&self) {
+        self.state.set(State::Done);
+        if let Some(then) = self.then.borrow_mut().take() {
+            then();
+        }
     }
 
     fn keep(&self, data: &Bytes) {
@@ -150,7 +165,7 @@ impl Inner {
         let passed = frame.map(|frame| self.check(frame)).transpose();
         if is_last && passed.is_ok() {
             self.incoming = None;
-            self.ledger.state.set(State::Done);
+            self.ledger.done();
         }
         Poll::Ready(passed.transpose())
     }

@@ -83,6 +83,8 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 /// What every connection gets, on both sides: no delay for small writes, and a
 /// peer that is gone without a word is found.
 pub(super) fn tune(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
+    // The kernel counts in whole seconds and refuses none.
+    let peer_timeout = peer_timeout.max(Duration::from_secs(2));
     socket.set_tcp_nodelay(true)?;
     // Silent peers are asked after half of the time that sent bytes may stay
     // unacknowledged, and then every 10 s.

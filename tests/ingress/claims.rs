@@ -1,5 +1,8 @@
 //! Claims: what holds a pool, and for how long.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::support::*;
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -99,4 +102,50 @@ async fn a_draining_endpoint_gets_nothing_new() {
         assert_eq!(client.message().await.status(), 200);
     }
     assert!(going.is_alone().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moves_under_load_lose_nothing_and_take_effect_at_once() {
+    let one = Replica::listen().await.always("one");
+    let two = Replica::listen().await.always("two");
+    let mut stage = Stage::open();
+    stage
+        .environment("production", Some(1))
+        .pool_at("production", 1, &[one])
+        .pool_at("production", 2, &[two])
+        .publish();
+    let address = stage.address();
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = (0..8).map(|_| {
+        let stop = Arc::clone(&stop);
+        tokio::spawn(async move {
+            let mut client = Wire::new(tokio::net::TcpStream::connect(address).await.unwrap());
+            let mut answers = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let request = if answers % 2 == 0 { get("/", &[]) } else { post("/", &["Content-Length: 4"]) + "body" };
+                client.say(&request).await;
+                let answer = client.message().await;
+                assert_eq!(answer.status(), 200, "{answer}");
+                let said_by = if answer.body == "one" { deployment(1) } else { deployment(2) };
+                assert_eq!(answer.header("x-deployment-id"), Some(said_by.to_string().as_str()));
+                answers += 1;
+            }
+            answers
+        })
+    });
+    let load: Vec<_> = load.collect();
+    let mut watcher = stage.connect().await;
+    for n in 0..200 {
+        let to = 1 + n % 2;
+        stage.promote("production", to);
+        watcher.say(&get("/", &[])).await;
+        assert_eq!(watcher.message().await.body, if to == 1 { "one" } else { "two" });
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut answers = 0;
+    for client in load {
+        answers += client.await.unwrap();
+    }
+    assert!(answers > 200, "{answers}");
+    until(|| stage.in_flight("production", 1) + stage.in_flight("production", 2) == 0).await;
 }

@@ -69,6 +69,19 @@ async fn equal_lengths_said_twice_go_on_once() {
 }
 
 #[tokio::test]
+async fn an_answer_with_length_and_chunks_is_framed_once() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let mut client = stage.send(&get("/", &[])).await;
+    let mut upstream = replica.accept().await;
+    upstream.message().await;
+    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    upstream.say("7\r\nall of \r\n2\r\nit\r\n0\r\n\r\n").await;
+    let answer = client.message().await;
+    assert_eq!((answer.header("content-length"), answer.body.as_str()), (None, "all of it"));
+}
+
+#[tokio::test]
 async fn a_broken_chunk_ends_both_connections() {
     let replica = Replica::listen().await;
     let stage = Stage::serving(&[&replica]);

@@ -107,6 +107,12 @@ async fn errors_come_as_answers() {
     let sender = connect(&stage).await;
     let nowhere = Request::get("http://nowhere.localhost/").body(Full::default()).unwrap();
     assert_eq!(ask(&sender, nowhere).await.unwrap().status(), 404);
+    let mut many = request("/");
+    for n in 0..130 {
+        many = many.header(format!("x-{n}"), "1");
+    }
+    let many = ask(&sender, many.body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!((many.status().as_u16(), text(many).await.contains("headers_too_large")), (431, true));
     let two_hosts = request("/").header("host", "other.localhost").body(Full::default()).unwrap();
     assert_eq!(ask(&sender, two_hosts).await.unwrap().status(), 400);
 

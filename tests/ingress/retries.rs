@@ -156,17 +156,30 @@ async fn a_body_larger_than_what_is_kept_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn what_was_sent_nowhere_may_resolve_again() {
-    let mut stage = Stage::open();
-    let dead = nobody().await;
+async fn what_was_sent_nowhere_resolves_again_to_where_the_pointer_leads_now() {
+    let full = Full::listen().await;
     let alive = Replica::listen().await.always("moved");
-    // The pointer moves while the first pool's only endpoint refuses: whichever
-    // comes first, the answer is one of two, and none is lost to a stale table.
-    stage.environment("production", Some(1)).pool_at("production", 1, &[dead]).pool_at("production", 2, &[alive]);
-    stage.publish();
-    assert_eq!(stage.send(&get("/", &[])).await.message().await.code(), "connect_failed");
+    let mut stage = Stage::open();
+    stage.environment("production", Some(1)).policy(|policy| policy.connect_timeout_ms = 500);
+    stage.pool_at("production", 1, &[full.address]).pool_at("production", 2, &[alive]).publish();
+    let mut client = stage.send(&post("/", &["Content-Length: 0"])).await;
+    until(|| stage.in_flight("production", 1) == 1).await;
+
     stage.promote("production", 2);
-    assert_eq!(stage.send(&get("/", &[])).await.message().await.body, "moved");
+
+    let answer = client.message().await;
+    assert_eq!(answer.body, "moved");
+    assert_eq!(answer.header("x-deployment-id"), Some(deployment(2).to_string().as_str()));
+    assert_eq!(stage.in_flight("production", 1), 0);
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_accept_in_time_is_given_up() {
+    let full = Full::listen().await;
+    let mut stage = Stage::open();
+    stage.environment("production", Some(1)).policy(|policy| policy.connect_timeout_ms = 50);
+    stage.pool_at("production", 1, &[full.address]).publish();
+    assert_eq!(stage.send(&get("/", &[])).await.message().await.code(), "connect_failed");
 }
 
 #[tokio::test]

@@ -100,6 +100,24 @@ async fn a_replica_that_does_not_begin_in_time_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_slow_upload_does_not_count_against_the_replica() {
+    let replica = Replica::listen().await;
+    let mut stage = Stage::open();
+    stage.environment("production", Some(1)).policy(|policy| policy.response_start_timeout_ms = 1);
+    stage.pool("production", 1, &[&replica]).publish();
+    let mut client = stage.send(&post("/", &["Content-Length: 4"])).await;
+    let mut upstream = replica.accept().await;
+    upstream.head().await;
+    // Longer than it takes to give another request up.
+    let mut other = stage.send(&get("/", &[])).await;
+    let _never_answered = replica.accept().await;
+    assert_eq!(other.message().await.status(), 504);
+    client.say("body").await;
+    assert_eq!(upstream.exactly(4).await, "body");
+    assert_eq!(client.message().await.status(), 504, "now it counts");
+}
+
+#[tokio::test]
 async fn a_client_that_is_gone_ends_its_request_at_the_replica() {
     let replica = Replica::listen().await;
     let stage = Stage::serving(&[&replica]);

@@ -301,6 +301,28 @@ pub async fn nobody() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
+/// An address whose accept queue is full: connections to it hang.
+pub struct Full {
+    _listener: socket2::Socket,
+    _waiting: Vec<TcpStream>,
+    pub address: SocketAddr,
+}
+
+impl Full {
+    pub async fn listen() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        // The kernel takes one or two more than it was told.
+        while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(50), TcpStream::connect(address)).await {
+            waiting.push(stream);
+        }
+        Self { _listener: listener, _waiting: waiting, address }
+    }
+}
+
 /// One end of a connection, spoken by hand.
 pub struct Wire {
     pub stream: TcpStream,

@@ -124,7 +124,7 @@ async fn attempt(
     let reused = lease.reused;
     let repeatable = sending.repeatable || sending.repeatable_on_reuse && reused;
     let copy = repeatable.then(|| Head::of(&request));
-    lease.patience(sending.response_start);
+    be_patient(exchange, sending, &lease);
     match lease.send(request).await {
         // RFC 9110 §15.2.2: 101 answers a request to switch, and no other.
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !sending.upgrade => {
@@ -144,6 +144,14 @@ async fn attempt(
             let handed_back = unsent.is_some();
             Err(Box::new(Failure { error, endpoint: Some(id), reused, unsent, copy, handed_back }))
         }
+    }
+}
+
+/// A slow upload is the client's doing: the replica's time begins with its end.
+fn be_patient(exchange: &Exchange, sending: &Sending, lease: &Lease) {
+    match (sending.response_start, &exchange.ledger) {
+        (Some(limit), Some(ledger)) if !ledger.is_done() => ledger.when_done(lease.later_patience(limit)),
+        (limit, _) => lease.patience(limit),
     }
 }
 

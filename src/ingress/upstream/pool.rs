@@ -123,6 +123,16 @@ impl Lease {
         }
     }
 
+    /// As [`Lease::patience`], for when the request's body is out.
+    pub(super) fn later_patience(&self, limit: Duration) -> impl FnOnce() + use<> {
+        let link = self.held.as_ref().map(|idle| Rc::clone(&idle.link));
+        move || {
+            if let Some(link) = link {
+                link.alarm.within(limit);
+            }
+        }
+    }
+
     /// Whether patience has run out.
     pub(in crate::ingress) fn is_overdue(&self) -> bool {
         self.held.as_ref().is_some_and(|idle| idle.link.alarm.has_rung())
