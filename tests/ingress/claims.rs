@@ -73,7 +73,7 @@ async fn a_pointer_move_leaves_streams_alone_and_takes_the_next_request_along() 
 }
 
 #[tokio::test]
-async fn a_pool_that_closes_takes_no_new_request_and_finishes_what_it_has() {
+async fn invariant_2_a_pool_that_closes_takes_no_new_request_and_finishes_what_it_has() {
     let (old, new) = (Replica::listen().await, Replica::listen().await);
     let mut stage = Stage::serving(&[&old]);
     let mut running = stage.send(&get("/", &[])).await;

@@ -11,7 +11,7 @@ async fn refused(stage: &Stage, request: &str) -> (u16, String, Option<String>) 
 }
 
 #[tokio::test]
-async fn before_the_first_table_nothing_is_called_unknown() {
+async fn invariant_7_before_the_first_table_nothing_is_called_unknown() {
     let stage = Stage::open();
     let (status, code, retry_after) = refused(&stage, &get("/", &[])).await;
     assert_eq!((status, code.as_str(), retry_after.as_deref()), (503, "table_not_loaded", Some("1")));

@@ -53,7 +53,7 @@ async fn no_limit_is_no_limit() {
 }
 
 #[tokio::test]
-async fn heads_are_bounded() {
+async fn invariant_12_heads_are_bounded() {
     let stage = Stage::serving(&[]);
     let path = format!("/{}", "a".repeat(20_000));
     let answer = stage.send(&get(&path, &[])).await.message().await;
@@ -67,7 +67,7 @@ async fn heads_are_bounded() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_are_told_so() {
+async fn invariant_12_connections_over_the_limit_are_told_so() {
     let replica = Replica::listen().await;
     let mut stage = Stage::with(|config| config.connections_max = 1);
     stage.environment("production", Some(1)).pool("production", 1, &[&replica]).publish();

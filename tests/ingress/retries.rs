@@ -93,7 +93,7 @@ async fn a_get_that_was_lost_is_sent_once_more_to_another_replica() {
 }
 
 #[tokio::test]
-async fn after_the_first_byte_nothing_is_sent_again() {
+async fn invariant_10_after_the_first_byte_nothing_is_sent_again() {
     let replica = Replica::listen().await;
     let stage = Stage::serving(&[&replica]);
     let mut client = stage.send(&get("/", &[])).await;
@@ -156,7 +156,7 @@ async fn a_body_larger_than_what_is_kept_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn what_was_sent_nowhere_resolves_again_to_where_the_pointer_leads_now() {
+async fn invariant_10_what_was_sent_nowhere_resolves_again_to_where_the_pointer_leads_now() {
     let full = Full::listen().await;
     let alive = Replica::listen().await.always("moved");
     let mut stage = Stage::open();
