@@ -42,6 +42,9 @@ struct Closed {
     endpoints: HashMap<EndpointId, Arc<Claims>>,
 }
 
+/// A pool before and after a change.
+type Changed = (Option<Arc<PoolRoute>>, Option<Arc<PoolRoute>>);
+
 /// What still runs on closing pools and draining endpoints: exhaustive, so that
 /// absence from it is proof.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -193,7 +196,7 @@ impl Live {
     /// Swaps the table in, between opening what it opens and closing what it
     /// closes: a request that still reads the older table finds a pool closed
     /// only once the newer table is there to resolve against again.
-    fn publish(&self, writer: &mut Writer, changed: Vec<(Option<Arc<PoolRoute>>, Option<Arc<PoolRoute>>)>) {
+    fn publish(&self, writer: &mut Writer, changed: Vec<Changed>) {
         for (_, new) in &changed {
             let Some(new) = new else { continue };
             if new.is_open() {
@@ -236,7 +239,7 @@ impl Closed {
     }
 }
 
-fn changed_pools(master: &Master, draft: &Draft) -> Vec<(Option<Arc<PoolRoute>>, Option<Arc<PoolRoute>>)> {
+fn changed_pools(master: &Master, draft: &Draft) -> Vec<Changed> {
     draft.pools.iter().map(|(key, new)| (master.pools.get(key).cloned(), new.clone())).collect()
 }
 

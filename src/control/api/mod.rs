@@ -27,6 +27,7 @@ mod projects;
 mod promotions;
 mod proxies;
 mod show;
+mod unread;
 mod show_move;
 
 /// Serves the API on these sockets until the drain asks, then lets requests end.
@@ -62,6 +63,7 @@ pub fn router(control: Control) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(from_fn_with_state(control.clone(), auth::require_key))
         .layer(from_fn_with_state(control.clone(), error::count))
+        .layer(from_fn(unread::read_rest))
         .layer(from_fn(error::catch_panics))
         .with_state(control)
 }
