@@ -144,7 +144,7 @@ fn deploy(api: &Api, server: &Server, project: &Project, version: &str, environm
     let output = server.cli(&["deploy", path, "--env", environment, "--yes", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: Value = serde_json::from_slice(&output.stdout).expect("--json answers JSON");
-    let id = text(&answer["id"]);
+    let id = text(&answer["deployment"]["id"]);
     assert_eq!(api.current(project.environment(environment)).as_deref(), Some(id.as_str()));
     id
 }

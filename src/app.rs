@@ -1,1 +1,452 @@
 //! Composition root: the only file that names both planes.
+//!
+//! Owns the order in which things start and stop. Every address is bound before
+//! anything runs, so that a port in use is one clear error and nothing is
+//! half-started. Stopping goes the other way round: the ingress finishes what it
+//! has, then the workers are stopped, then the control plane.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::config::ServerArgs;
+use crate::control::{self, Control};
+use crate::drain::Drain;
+use crate::fleet::Fleet;
+use crate::ingress;
+use crate::logs::{self, LogFolder};
+use crate::routing::live::Live;
+use crate::store::Store;
+use crate::stream::metrics::{ClientMetrics, ServerMetrics};
+use crate::stream::{self, Token, client, server};
+use crate::telemetry::admin::{Admin, Condition};
+use crate::telemetry::metrics::Metrics;
+use crate::worker::{self, Supervisor};
+use crate::{cli, demo, telemetry};
+
+/// Arguments of `repoint up`.
+#[derive(Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Deploy a small built-in worker in two versions to try things with
+    #[arg(long)]
+    demo: bool,
+}
+
+/// Arguments of `repoint proxy`.
+#[derive(Args)]
+pub struct ProxyArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The control plane's stream
+    #[arg(long, env = "REPOINT_CONTROL", value_name = "URL")]
+    control: http::Uri,
+    /// File with the stream's token: stream.token in the control plane's data directory
+    #[arg(long, env = "REPOINT_TOKEN_FILE", value_name = "FILE")]
+    token_file: PathBuf,
+    /// Name of this proxy, the same after a restart (default: the host's name and the ingress's port)
+    #[arg(long, env = "REPOINT_PROXY_ID", value_name = "NAME")]
+    proxy_id: Option<String>,
+    /// Reach a control plane on another machine without TLS
+    #[arg(long, env = "REPOINT_INSECURE_CONTROL")]
+    insecure_control: bool,
+}
+
+/// Everything in one process.
+///
+/// # Errors
+///
+/// When something cannot be started; nothing keeps running then.
+pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
+    run(&arguments.server, async |args| {
+        let plane = ControlPlane::bind(&args).await?;
+        let data =
+            DataPlane::start(&args, plane.token.clone(), loopback_of(plane.stream_addr()?)?, "up".to_owned(), false)?;
+        let metrics = data.metrics.clone();
+        let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
+        let bound = Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..plane.bound()? };
+        let plane = plane.start(&args, &bound, &metrics).await?;
+        serve_admin(admin, metrics, vec![data.table_loaded()]);
+        data.first_table().await?;
+        bound.announce(&args, &plane.first_steps(arguments.demo));
+        let demo = arguments.demo.then(|| plane.deploy_demo(&bound));
+        stop_requested().await?;
+        drop(demo);
+        insist_on_second_signal();
+        data.drain(args.stop_timeout()).await;
+        plane.stop(args.stop_timeout()).await;
+        Ok(())
+    })
+}
+
+/// The control plane and the workers.
+///
+/// # Errors
+///
+/// When something cannot be started; nothing keeps running then.
+pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
+    run(arguments, async |args| {
+        let plane = ControlPlane::bind(&args).await?;
+        let metrics = Metrics::default();
+        let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
+        let bound = Bound { admin: admin.local_addr()?, ..plane.bound()? };
+        let plane = plane.start(&args, &bound, &metrics).await?;
+        serve_admin(admin, metrics, Vec::new());
+        bound.announce(&args, &plane.first_steps(false));
+        stop_requested().await?;
+        insist_on_second_signal();
+        plane.stop(args.stop_timeout()).await;
+        Ok(())
+    })
+}
+
+/// One ingress, fed by a control plane elsewhere.
+///
+/// # Errors
+///
+/// When something cannot be started; nothing keeps running then.
+pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
+    run(&arguments.server, async |args| {
+        let token = stream::token_file::read(&arguments.token_file)?;
+        let name = arguments.proxy_id.clone().unwrap_or_else(host_name);
+        let insecure = arguments.insecure_control;
+        let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
+        let data = DataPlane::start(&args, token, arguments.control.clone(), name, insecure)?;
+        let bound =
+            Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..Bound::nowhere() };
+        serve_admin(admin, data.metrics.clone(), vec![data.table_loaded()]);
+        bound.announce(&args, &[]);
+        stop_requested().await?;
+        insist_on_second_signal();
+        data.drain(args.stop_timeout()).await;
+        Ok(())
+    })
+}
+
+/// Sets up settings, logging and the control runtime, and runs `serve` on it.
+/// Request threads are the ingress's own: a slow scrape or a large snapshot
+/// never delays a request.
+fn run(arguments: &ServerArgs, serve: impl AsyncFnOnce(ServerArgs) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let args = arguments.clone().with_file()?;
+    telemetry::log::init(if args.log_json { telemetry::log::Format::Json } else { telemetry::log::Format::Text })?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
+    let runtime = runtime.context("start the control runtime")?;
+    let outcome = runtime.block_on(serve(args));
+    // What still runs was asked and insisted upon; it is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+const LOOPBACK_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8090);
+const LOOPBACK_STREAM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8091);
+const LOOPBACK_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8092);
+
+/// Longest wait for the first table in `up`, whose control plane is next door.
+const FIRST_TABLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The control plane before it runs: its store is open, its sockets are bound.
+struct ControlPlane {
+    store: Store,
+    data_dir: PathBuf,
+    token: Token,
+    api: TcpListener,
+    stream: TcpListener,
+}
+
+impl ControlPlane {
+    async fn bind(args: &ServerArgs) -> anyhow::Result<Self> {
+        let data_dir = args.data_dir()?;
+        let api = bind(args.api.unwrap_or(LOOPBACK_API), "--api").await?;
+        let stream = bind(args.stream.unwrap_or(LOOPBACK_STREAM), "--stream").await?;
+        let store = Store::open(&args.store()?).await?;
+        control::keys::ensure_admin_key(&store, &data_dir).await?;
+        let token = stream::token_file::ensure(&data_dir.join("stream.token"))?;
+        Ok(Self { store, data_dir, token, api, stream })
+    }
+
+    fn stream_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
+    }
+
+    fn bound(&self) -> anyhow::Result<Bound> {
+        let (api, stream) = (Some(self.api.local_addr()?), Some(self.stream_addr()?));
+        Ok(Bound { api, stream, data_dir: Some(self.data_dir.clone()), ..Bound::nowhere() })
+    }
+
+    async fn start(self, args: &ServerArgs, bound: &Bound, metrics: &Metrics) -> anyhow::Result<RunningPlane> {
+        let drain = Drain::new();
+        let fleet = Fleet::new(crate::fleet::Config::default());
+        let api_addr = self.api.local_addr()?;
+        let logs =
+            LogFolder::open(self.data_dir.join("logs"), logs::Config::default()).context("open the folder of logs")?;
+        let config = worker::Config { own_listeners: bound.all(), ..args.worker()? };
+        let supervisor = Supervisor::start(config, self.store.clone(), fleet.clone(), logs.clone()).await?;
+        let config = control::Config {
+            data_dir: self.data_dir.clone(),
+            base_domain: args.base_domain()?,
+            shared_hosts: args.shared_hosts.clone(),
+            url_port: Some(bound.ingress_port(args)),
+            own_listeners: bound.all(),
+        };
+        let control = Control::start(self.store.clone(), fleet.clone(), logs, config, metrics, &drain.watch());
+        let local_only = args.replica_advertise.is_none();
+        let config = server::Config { replicas_local_only: local_only, ..server::Config::new(self.token) };
+        let counters = ServerMetrics::registered(metrics);
+        let served = server::serve(self.stream, self.store.clone(), fleet, config, counters, drain.watch());
+        tokio::spawn(report("control stream", served));
+        tokio::spawn(report("REST API", control::api::serve(vec![self.api], control, drain.watch())));
+        let key = admin_key(&self.data_dir);
+        note_context(api_addr, key.as_deref());
+        Ok(RunningPlane { drain, supervisor, store: self.store, data_dir: self.data_dir, key })
+    }
+}
+
+/// The admin key, where its file is still there: the operator may have put it away.
+fn admin_key(data_dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(data_dir.join(control::keys::FILE_NAME)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn note_context(api: SocketAddr, key: Option<&str>) {
+    let Some(key) = key else { return };
+    let context = cli::context::Context { server: format!("http://{api}"), api_key: key.to_owned() };
+    match cli::context::write(&context) {
+        Ok(path) => info!(path = %path.display(), "the command line finds this server by its context"),
+        Err(error) => warn!(error = %chain(&error), "the command line needs --server and --api-key"),
+    }
+}
+
+/// The control plane while it runs.
+struct RunningPlane {
+    drain: Drain,
+    supervisor: worker::Running,
+    store: Store,
+    data_dir: PathBuf,
+    key: Option<String>,
+}
+
+impl RunningPlane {
+    /// Deploys the demo through the REST API, beside everything else.
+    fn deploy_demo(&self, bound: &Bound) -> tokio::task::JoinHandle<()> {
+        let server = format!("http://{}", bound.api.map_or_else(String::new, |api| api.to_string()));
+        let (key, folder) = (self.key.clone().unwrap_or_default(), self.data_dir.join("demo"));
+        tokio::task::spawn_blocking(move || {
+            let own_users = rustix::process::geteuid().is_root();
+            let setup = demo::setup::Setup { server: &server, key: &key, folder: &folder, own_users };
+            match setup.deploy() {
+                Ok(()) => info!("the demo is deployed: v1 in production, v2 in preview"),
+                Err(error) => warn!(error = %chain(&error), "the demo is not deployed"),
+            }
+        })
+    }
+
+    fn first_steps(&self, demo: bool) -> Vec<String> {
+        let key = self.data_dir.join("admin.key");
+        let mut lines =
+            vec![String::new(), format!("The admin key is in {}; the command line knows it.", key.display())];
+        lines.push("Try next, in another terminal:".to_owned());
+        if demo {
+            lines.push("  curl http://demo-production.localhost:8080/     # v1; v2 is in preview".to_owned());
+            lines.push("  repoint deployment list --project demo          # the ref of v2".to_owned());
+            lines.push("  repoint promote REF --to production --project demo --yes".to_owned());
+        } else {
+            lines.push(
+                "  repoint deploy DIR                               # a directory with a repoint.toml".to_owned(),
+            );
+            lines.push("  repoint env list".to_owned());
+        }
+        lines
+    }
+
+    async fn stop(self, timeout: Duration) {
+        self.supervisor.stop(timeout).await;
+        let cut = self.drain.drain(STOP_API).await;
+        if cut > 0 {
+            info!(cut, "cut what was still open at the control plane");
+        }
+        self.store.close().await;
+    }
+}
+
+/// API calls and streams are short or follow something; none is worth a longer wait.
+const STOP_API: Duration = Duration::from_secs(2);
+
+/// The ingress and the stream that feeds it.
+struct DataPlane {
+    ingress: ingress::Running,
+    live: Arc<Live>,
+    metrics: Metrics,
+    drain: Drain,
+}
+
+impl DataPlane {
+    fn start(
+        args: &ServerArgs,
+        token: Token,
+        control: http::Uri,
+        proxy_id: String,
+        insecure: bool,
+    ) -> anyhow::Result<Self> {
+        let config = args.ingress();
+        let (metrics, drain) = (Metrics::default(), Drain::new());
+        let live = Live::new(config.cores());
+        let ingress = ingress::start(config, Arc::clone(&live), &metrics)?;
+        let config = client::Config { control, token, proxy_id, zone: String::new(), insecure };
+        let client = client::Client::new(config, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
+        tokio::spawn(client.run(drain.watch()));
+        Ok(Self { ingress, live, metrics, drain })
+    }
+
+    fn table_loaded(&self) -> Condition {
+        let live = Arc::clone(&self.live);
+        ("routing table", Box::new(move || live.position().is_some()))
+    }
+
+    /// Waits for the first table, so that nobody is told to try what would
+    /// answer 503.
+    async fn first_table(&self) -> anyhow::Result<()> {
+        let loaded = async {
+            while self.live.position().is_none() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(FIRST_TABLE_TIMEOUT, loaded)
+            .await
+            .context("get the first routing table from the control plane next door")
+    }
+
+    async fn drain(self, timeout: Duration) {
+        let cut = self.ingress.drain(timeout).await;
+        if cut > 0 {
+            warn!(cut, "cut requests that were still running at the deadline");
+        }
+        self.drain.drain(STOP_API).await;
+    }
+}
+
+/// Where things listen, once they do.
+struct Bound {
+    ingress: Vec<SocketAddr>,
+    api: Option<SocketAddr>,
+    stream: Option<SocketAddr>,
+    admin: SocketAddr,
+    data_dir: Option<PathBuf>,
+}
+
+impl Bound {
+    fn nowhere() -> Self {
+        Self { ingress: Vec::new(), api: None, stream: None, admin: LOOPBACK_ADMIN, data_dir: None }
+    }
+
+    /// Every address, so that no endpoint URL leads back into Repoint.
+    fn all(&self) -> Vec<SocketAddr> {
+        self.ingress.iter().copied().chain(self.api).chain(self.stream).chain([self.admin]).collect()
+    }
+
+    /// The port in the URLs that answers show. Where the proxies run apart it is
+    /// what `--ingress` says of them: 8080 unless told.
+    fn ingress_port(&self, args: &ServerArgs) -> u16 {
+        self.ingress.first().or(args.ingress.first()).map_or(8080, SocketAddr::port)
+    }
+
+    /// Says so on standard output: one line each, or one JSON object.
+    fn announce(&self, args: &ServerArgs, first_steps: &[String]) {
+        if args.json {
+            let url = |addr: SocketAddr| format!("http://{addr}");
+            let object = json!({
+                "ingress": if self.ingress.is_empty() { None } else { Some(&self.ingress) },
+                "api": self.api.map(url),
+                "stream": self.stream.map(url),
+                "admin": url(self.admin),
+                "data_dir": self.data_dir,
+            });
+            println!("{object}");
+            return;
+        }
+        let lines = self.ingress.iter().map(|addr| ("ingress", *addr));
+        let lines = lines.chain(self.api.map(|addr| ("api", addr))).chain(self.stream.map(|addr| ("stream", addr)));
+        for (name, addr) in lines.chain([("admin", self.admin)]) {
+            println!("{name:<8} http://{addr}");
+        }
+        if let Some(data_dir) = &self.data_dir {
+            println!("{:<8} {}", "data", data_dir.display());
+        }
+        for line in first_steps {
+            println!("{line}");
+        }
+    }
+}
+
+async fn bind(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let taken = || {
+        format!(
+            "listen on {addr}: if another process has it, stop that one or give another {flag} (port 0 picks a free one)"
+        )
+    };
+    TcpListener::bind(addr).await.with_context(taken)
+}
+
+/// How this process itself reaches what is bound there.
+fn loopback_of(bound: SocketAddr) -> anyhow::Result<http::Uri> {
+    let host = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(host, bound.port())).parse().context("reach the control stream next door")
+}
+
+fn serve_admin(listener: TcpListener, metrics: Metrics, ready_when: Vec<Condition>) {
+    // Until the process ends: probes are answered while everything else drains.
+    tokio::spawn(report("admin listener", Admin { metrics, ready_when }.serve(listener, std::future::pending())));
+}
+
+/// Logs what ended although nobody asked it to.
+async fn report<E: std::error::Error + 'static>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(error = %chain(&error), "the {what} has failed");
+    }
+}
+
+/// An error with everything that caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn stop_requested() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopping: running requests may finish; ask again to stop at once");
+    Ok(())
+}
+
+/// From now on a further signal ends the process at once. Workers are not left
+/// behind: their guard ends them when it sees the supervisor gone.
+fn insist_on_second_signal() {
+    tokio::spawn(async {
+        if stop_requested().await.is_ok() {
+            warn!("stopping at once");
+            std::process::exit(130);
+        }
+    });
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

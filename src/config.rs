@@ -5,12 +5,18 @@
 //! addresses: those belong to no single module.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
 
+use crate::ingress;
+use crate::ingress::config::AccessLog;
+use crate::ingress::trust::Network;
 use crate::model::host::HostPattern;
+use crate::{store, worker};
 
 /// What every server command takes. A field that is set here, by flag or by
 /// environment variable, wins over the file.
@@ -40,13 +46,13 @@ pub struct ServerArgs {
     pub shared_hosts: Vec<HostPattern>,
     /// Threads of the ingress (default: CPUs allowed)
     #[arg(long, env = "REPOINT_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
+    pub threads: Option<NonZeroUsize>,
     /// One line per request: off, - for standard output, or a file (default off)
     #[arg(long, env = "REPOINT_ACCESS_LOG", value_name = "WHERE")]
     pub access_log: Option<String>,
-    /// Clients whose X-Forwarded-* headers are believed
-    #[arg(long, env = "REPOINT_TRUSTED_PROXIES", value_name = "IP", value_delimiter = ',')]
-    pub trusted_proxies: Vec<std::net::IpAddr>,
+    /// Networks whose X-Forwarded-* headers are believed (10.0.0.0/8, or one address)
+    #[arg(long, env = "REPOINT_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
     /// Ports given to local replicas (default 20000-29999)
     #[arg(long, env = "REPOINT_WORKER_PORTS", value_name = "FROM-TO")]
     pub worker_ports: Option<String>,
@@ -166,12 +172,51 @@ impl ServerArgs {
         }
     }
 
-    /// The ports for local replicas, where given.
+    /// Longest wait for running requests when stopping.
+    pub fn stop_timeout(&self) -> Duration {
+        // 30 s: what init systems and orchestrators allow before they kill.
+        Duration::from_secs(self.stop_timeout.unwrap_or(30))
+    }
+
+    /// The ingress's section.
+    pub fn ingress(&self) -> ingress::config::Config {
+        let defaults = ingress::config::Config::default();
+        ingress::config::Config {
+            listen: given(self.ingress.clone(), defaults.listen),
+            threads: self.threads.or(defaults.threads),
+            trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
+            access_log: match self.access_log.as_deref() {
+                None | Some("off") => AccessLog::Off,
+                Some("-") => AccessLog::Stdout,
+                Some(path) => AccessLog::File(path.into()),
+            },
+            ..defaults
+        }
+    }
+
+    /// The store's section.
     ///
     /// # Errors
     ///
-    /// When the text is not two ports in order.
-    pub fn worker_ports(&self) -> Result<Option<std::ops::RangeInclusive<u16>>, Error> {
+    /// When there is no data directory, or the base domain is a wildcard.
+    pub fn store(&self) -> Result<store::Config, Error> {
+        let shared_hosts = self.shared_hosts.clone();
+        Ok(store::Config { data_dir: self.data_dir()?, base_domain: self.base_domain()?, shared_hosts })
+    }
+
+    /// The supervisor's section.
+    ///
+    /// # Errors
+    ///
+    /// When there is no data directory, or `worker-ports` is no range.
+    pub fn worker(&self) -> Result<worker::Config, Error> {
+        let defaults = worker::Config::new(self.data_dir()?);
+        let ports = self.worker_ports()?.unwrap_or_else(|| defaults.ports.clone());
+        let advertise = self.replica_advertise.unwrap_or(defaults.advertise);
+        Ok(worker::Config { ports, advertise, ..defaults })
+    }
+
+    fn worker_ports(&self) -> Result<Option<std::ops::RangeInclusive<u16>>, Error> {
         let Some(text) = &self.worker_ports else { return Ok(None) };
         let range = text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
         match range {

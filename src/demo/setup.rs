@@ -76,7 +76,7 @@ impl Setup<'_> {
         let arguments = ["deploy", &*folder, "--project", PROJECT, "--message", &message, "--yes", "--json"];
         let answer = self.client(&arguments)?;
         let deployed: Option<serde_json::Value> = serde_json::from_str(&answer).ok();
-        let reference = deployed.and_then(|deployed| deployed["ref"].as_str().map(str::to_owned));
+        let reference = deployed.and_then(|deployed| deployed["deployment"]["ref"].as_str().map(str::to_owned));
         reference.ok_or_else(|| Error::Client { command: arguments.join(" "), said: answer })
     }
 

@@ -89,12 +89,12 @@ impl Replica {
 
     /// Waits until so many requests are held at `/hold`.
     pub fn holding(&self, count: u64) {
-        until("requests to be held", || (*self.shared.held.lock().unwrap() >= count).then_some(()));
+        until("requests to be held", || (*self.shared.held.lock().expect(CALM) >= count).then_some(()));
     }
 
     /// Answers the requests held at `/hold`.
     pub fn release(&self) {
-        *self.shared.released.lock().unwrap() = true;
+        *self.shared.released.lock().expect(CALM) = true;
         self.shared.release.notify_all();
     }
 
@@ -103,7 +103,7 @@ impl Replica {
         self.shared.stopped.store(true, Ordering::SeqCst);
         // Wakes the accepting thread, which drops the listener.
         drop(TcpStream::connect(self.address));
-        for stream in self.shared.open.lock().unwrap().drain(..) {
+        for stream in self.shared.open.lock().expect(CALM).drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
         until("its port to be closed", || TcpStream::connect(self.address).is_err().then_some(()));
@@ -120,6 +120,9 @@ impl Drop for Replica {
     }
 }
 
+/// Why a lock cannot be poisoned.
+const CALM: &str = "nobody panics while holding it";
+
 struct Request {
     method: String,
     path: String,
@@ -130,7 +133,7 @@ struct Request {
 
 impl Shared {
     fn streams(&self) -> std::sync::MutexGuard<'_, Vec<mpsc::Sender<String>>> {
-        self.streams.lock().unwrap()
+        self.streams.lock().expect(CALM)
     }
 
     fn accept(self: Arc<Self>, listener: &TcpListener) {
@@ -138,7 +141,7 @@ impl Shared {
             if self.stopped.load(Ordering::SeqCst) {
                 return;
             }
-            self.open.lock().unwrap().push(stream.try_clone().expect("descriptors are left"));
+            self.open.lock().expect(CALM).push(stream.try_clone().expect("descriptors are left"));
             let shared = Arc::clone(&self);
             std::thread::spawn(move || {
                 // A connection that breaks is the peer's business.
@@ -172,9 +175,9 @@ impl Shared {
     }
 
     fn hold(&self, stream: &mut TcpStream) -> std::io::Result<()> {
-        *self.held.lock().unwrap() += 1;
-        let released = self.released.lock().unwrap();
-        drop(self.release.wait_timeout_while(released, DEADLINE, |released| !*released).unwrap());
+        *self.held.lock().expect(CALM) += 1;
+        let released = self.released.lock().expect(CALM);
+        drop(self.release.wait_timeout_while(released, DEADLINE, |released| !*released).expect(CALM));
         answer(stream, "200 OK", &[], self.label.as_bytes())
     }
 
