@@ -72,6 +72,14 @@ pub(super) struct Master {
     idle: Arc<Notify>,
 }
 
+/// Where counters are found that outlived their place in the table.
+pub(super) trait Known {
+    /// The pool of this key, as it was last routed to.
+    fn pool(&self, key: PoolKey) -> Option<Arc<PoolRoute>>;
+    /// The counters of this endpoint.
+    fn endpoint(&self, id: EndpointId) -> Option<Arc<Claims>>;
+}
+
 /// A change that has been checked: the next table, and what differs.
 pub(super) struct Draft {
     pub(super) table: Table,
@@ -128,13 +136,8 @@ impl Master {
     }
 
     /// Checks a change and builds the table after it. `known` finds counters to
-    /// go on with, for pools this master does not have.
-    pub(super) fn draft(
-        &self,
-        revision: Revision,
-        changes: Vec<Change>,
-        known: impl Fn(PoolKey) -> Option<Arc<PoolRoute>>,
-    ) -> Result<Draft, Refusal> {
+    /// go on with, for what this master does not have.
+    pub(super) fn draft(&self, revision: Revision, changes: Vec<Change>, known: &impl Known) -> Result<Draft, Refusal> {
         let touched = Touched::of(changes);
         let mut draft = Draft {
             table: Table { revision, ..self.table.clone() },
@@ -146,8 +149,8 @@ impl Master {
         };
         self.draft_settings(&mut draft, &touched)?;
         for (key, record) in &touched.pools {
-            let older = self.pools.get(key).cloned().or_else(|| known(*key));
-            let route = record.as_ref().map(|record| self.pool_route(record, older.as_deref())).transpose()?;
+            let older = self.pools.get(key).cloned().or_else(|| known.pool(*key));
+            let route = record.as_ref().map(|record| self.pool_route(record, older.as_deref(), known)).transpose()?;
             draft.pools.insert(*key, route);
         }
         self.draft_environments(&mut draft, &touched)?;
@@ -187,7 +190,12 @@ impl Master {
         }
     }
 
-    fn pool_route(&self, record: &PoolRecord, older: Option<&PoolRoute>) -> Result<Arc<PoolRoute>, Refusal> {
+    fn pool_route(
+        &self,
+        record: &PoolRecord,
+        older: Option<&PoolRoute>,
+        known: &impl Known,
+    ) -> Result<Arc<PoolRoute>, Refusal> {
         if record.endpoints.len() > ENDPOINTS_MAX {
             let why = format!("{} endpoints are more than {ENDPOINTS_MAX}", record.endpoints.len());
             return Err(invalid(RecordKey::Pool(record.key), why));
@@ -196,7 +204,9 @@ impl Master {
         let claims = older.map_or_else(fresh, |pool| Arc::clone(pool.claims()));
         let endpoint_claims = |id: EndpointId| {
             let older = older.and_then(|pool| pool.endpoints.iter().find(|endpoint| endpoint.id == id));
-            older.map_or_else(fresh, |endpoint| Arc::clone(endpoint.claims()))
+            // One that fell ill was left out of the record and may still hold requests.
+            let older = older.map(|endpoint| Arc::clone(endpoint.claims())).or_else(|| known.endpoint(id));
+            older.unwrap_or_else(fresh)
         };
         Ok(Arc::new(PoolRoute::new(record, claims, endpoint_claims)))
     }

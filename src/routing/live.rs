@@ -16,7 +16,7 @@ use crate::model::id::{EndpointId, Lineage};
 use crate::model::pool::PoolKey;
 use crate::model::revision::{Digest, Position, Revision};
 use crate::routing::address::Address;
-use crate::routing::change::{Change, Draft, Master, Refusal};
+use crate::routing::change::{Change, Draft, Known, Master, Refusal};
 use crate::routing::claim::{Claim, Claims};
 use crate::routing::route::{EnvironmentRoute, PoolRoute};
 use crate::routing::table::{Table, Unresolved};
@@ -117,9 +117,7 @@ impl Live {
         let changes = records.into_iter().map(|(record, digest)| Change::Upsert(record, digest)).collect();
         let mut master = writer.master.emptied();
         let older = &writer.master.pools;
-        let draft = master.draft(position.revision, changes, |key| {
-            older.get(&key).or_else(|| writer.closed.pools.get(&key)).cloned()
-        })?;
+        let draft = master.draft(position.revision, changes, &Outlived { pools: older, closed: &writer.closed })?;
         if draft.digest != position.digest {
             return Err(Refusal::DigestMismatch);
         }
@@ -148,7 +146,8 @@ impl Live {
         if have != from.revision || to.revision < from.revision {
             return Err(Refusal::Gap { have, from: from.revision });
         }
-        let draft = writer.master.draft(to.revision, changes, |key| writer.closed.pools.get(&key).cloned())?;
+        let outlived = Outlived { pools: &writer.master.pools, closed: &writer.closed };
+        let draft = writer.master.draft(to.revision, changes, &outlived)?;
         if draft.digest != to.digest {
             return Err(Refusal::DigestMismatch);
         }
@@ -218,6 +217,24 @@ impl Live {
         // A panic while drafting leaves master and table as they were: both
         // change only after everything has been checked.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counters to go on with: those of the table before, then those of what is
+/// closed or gone. A second set for the same thing would show it idle while the
+/// first still counts requests.
+struct Outlived<'a> {
+    pools: &'a HashMap<PoolKey, Arc<PoolRoute>>,
+    closed: &'a Closed,
+}
+
+impl Known for Outlived<'_> {
+    fn pool(&self, key: PoolKey) -> Option<Arc<PoolRoute>> {
+        self.pools.get(&key).or_else(|| self.closed.pools.get(&key)).cloned()
+    }
+
+    fn endpoint(&self, id: EndpointId) -> Option<Arc<Claims>> {
+        self.closed.endpoints.get(&id).cloned()
     }
 }
 

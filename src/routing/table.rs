@@ -80,7 +80,9 @@ impl Table {
     }
 
     /// Matches the address to an environment and resolves that to a pool: a pin
-    /// first, then what the deployment host names, then the pointer.
+    /// first, then what the deployment host names, then the pointer. A pin opens
+    /// no door that is shut: on a deployment host it chooses among the pools of
+    /// an environment whose deployment hosts lead somewhere.
     ///
     /// # Errors
     ///
@@ -89,9 +91,10 @@ impl Table {
         let settings = self.settings.as_deref().ok_or(Unresolved::TableNotLoaded)?;
         let host = Folded::host(address.host).ok_or(Unresolved::EnvironmentNotFound)?;
         let (environment, named) = self.matched(settings, host.as_bytes(), &host, address)?;
-        let pool = match (address.pin, named) {
+        let by_host = named.map(|reference| named_by_host(environment, reference)).transpose()?;
+        let pool = match (address.pin, by_host) {
             (Some(pin), _) => pinned(environment, pin)?,
-            (None, Some(reference)) => named_by_host(environment, reference)?,
+            (None, Some(pool)) => pool,
             (None, None) => pointed_at(environment)?,
         };
         Ok(Resolved { environment: Arc::clone(environment), pool: Arc::clone(pool) })

@@ -185,6 +185,9 @@ fn doors_that_are_off_lead_nowhere() {
     assert_eq!(pin(1), Ok(deployment_id(1)), "what is served anyway may be asked for");
     let host = format!("support--{}--env1.localhost", reference(1));
     assert_eq!(served(&live, &at(&host)), Err(Unresolved::DeploymentNotRunning));
+    let current = deployment_id(1).to_string();
+    let pinned = Address { pin: Some(current.as_bytes()), ..at(&host) };
+    assert_eq!(served(&live, &pinned), Err(Unresolved::DeploymentNotRunning), "a pin opens no shut door");
 }
 
 #[test]
@@ -244,6 +247,29 @@ fn a_draining_endpoint_takes_no_claims_and_is_busy_until_idle() {
     assert_eq!(live.busy().endpoints, [(endpoint.id, 1)]);
     drop(running);
     assert_eq!(live.busy(), Busy::default());
+}
+
+#[test]
+fn an_endpoint_that_fell_ill_keeps_its_claims_when_it_comes_back() {
+    for comes_back_draining in [true, false] {
+        let (live, mut sender) = started(vec![Record::Environment(environment(1, Some(1))), open(1, 1)]);
+        let claimed = live.reader().claim(&at("support-env1.localhost"), 0).unwrap();
+        let endpoint = &claimed.pool.endpoints[0];
+        let running = endpoint.claim(0).unwrap();
+        let mut without = pool(1, 1, PoolRecordState::Open);
+        let mut back = without.endpoints.remove(0);
+        sender.apply(&live, vec![Record::Pool(without.clone())], vec![]);
+        if !comes_back_draining {
+            sender.apply(&live, vec![open(1, 1)], vec![]);
+            assert!(endpoint.claim(0).is_some(), "it takes requests again");
+        }
+        back.draining = true;
+        without.endpoints.push(back);
+        sender.snapshot(&live, vec![Record::Pool(without)]);
+        assert_eq!(live.busy().endpoints, [(endpoint.id, 1)], "the running request is still counted");
+        drop(running);
+        assert_eq!(live.busy(), Busy::default());
+    }
 }
 
 #[test]
