@@ -7,14 +7,15 @@
 //! themselves; the guard also reaches what they started.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::net::unix::pipe::Sender;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -87,7 +88,7 @@ impl Guard {
     pub fn start(executable: Option<&Path>) -> io::Result<Self> {
         // The link leads to the running binary also when its file was replaced.
         let executable = executable.map_or_else(|| PathBuf::from("/proc/self/exe"), Path::to_owned);
-        let first = launch(&executable)?;
+        let first = launch(&executable, &BTreeSet::new())?;
         let (told, hears) = mpsc::unbounded_channel();
         Ok(Self { told, task: tokio::spawn(attend(executable, first, hears)) })
     }
@@ -112,7 +113,7 @@ impl Guard {
 }
 
 /// Keeps a guard running and telling it what there is.
-async fn attend(executable: PathBuf, mut guard: (Child, ChildStdin), mut hears: mpsc::UnboundedReceiver<Told>) {
+async fn attend(executable: PathBuf, mut guard: (Child, Sender), mut hears: mpsc::UnboundedReceiver<Told>) {
     let mut groups = BTreeSet::new();
     loop {
         let line = tokio::select! {
@@ -123,7 +124,7 @@ async fn attend(executable: PathBuf, mut guard: (Child, ChildStdin), mut hears: 
             },
             ended = guard.0.wait() => {
                 tracing::warn!(?ended, "the worker guard ended; starting another one");
-                match launch(&executable) {
+                match launch(&executable, &groups) {
                     Ok(next) => guard = next,
                     Err(error) => {
                         tracing::error!(%error, "workers are without a guard: they may outlive a crash of repoint");
@@ -131,7 +132,7 @@ async fn attend(executable: PathBuf, mut guard: (Child, ChildStdin), mut hears: 
                         return;
                     }
                 }
-                groups.iter().map(|group| format!("+{group}\n")).collect()
+                continue;
             }
         };
         // A guard that is gone is noticed above.
@@ -142,12 +143,16 @@ async fn attend(executable: PathBuf, mut guard: (Child, ChildStdin), mut hears: 
     let _ = child.wait().await;
 }
 
-fn launch(executable: &Path) -> io::Result<(Child, ChildStdin)> {
+/// Starts a guard that knows of `groups` from its first moment: they are in the pipe before it exists.
+fn launch(executable: &Path, groups: &BTreeSet<u32>) -> io::Result<(Child, Sender)> {
+    let (reader, mut writer) = io::pipe()?;
+    let lines: String = groups.iter().map(|group| format!("+{group}\n")).collect();
+    // A pipe holds 64 KiB, which is thousands of groups.
+    writer.write_all(lines.as_bytes())?;
     let mut command = std::process::Command::new(executable);
-    command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = Command::from(detached(command)).spawn()?;
-    let pipe = child.stdin.take().ok_or_else(|| io::Error::other("the guard has no pipe"))?;
-    Ok((child, pipe))
+    command.arg(SUBCOMMAND).stdin(reader).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = Command::from(detached(command)).spawn()?;
+    Ok((child, Sender::from_owned_fd(writer.into())?))
 }
 
 #[cfg(test)]

@@ -52,8 +52,11 @@ pub(super) enum Error {
          into the PATH that repoint runs with"
     )]
     NoProgram(String),
-    #[error("run {0:?}: it is not executable for the worker's user; `chmod +x` it, or start it with its interpreter")]
-    NotExecutable(String),
+    #[error(
+        "run {}: the worker's user may not; `chmod +x` it, start it with its interpreter, or put it where every user \
+         can enter", .0.display()
+    )]
+    NotExecutable(PathBuf),
     #[error("run {program:?}: {source}")]
     Start { program: String, source: io::Error },
 }
@@ -293,9 +296,19 @@ fn environment(pool: &DesiredPool, port: u16, work: &Path) -> Vec<(OsString, OsS
 fn not_started(program: String, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::NotFound => Error::NoProgram(program),
-        io::ErrorKind::PermissionDenied => Error::NotExecutable(program),
+        // Also what a search of the PATH ends with when it could not enter one of the folders there.
+        io::ErrorKind::PermissionDenied => found(&program).map_or(Error::NoProgram(program), Error::NotExecutable),
         _ => Error::Start { program, source },
     }
+}
+
+/// Where a program is, as far as we can see.
+fn found(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Makes a folder of this mode, whatever the umask says.

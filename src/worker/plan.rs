@@ -67,7 +67,8 @@ pub(super) fn plan(desired: &[DesiredPool], observed: &Observed, now: Instant) -
     actions
 }
 
-/// When something falls due by the passing of time alone.
+/// When something falls due by the passing of time alone, after what was planned for `now`. That may have passed when it
+/// is asked for: acting takes time.
 pub(super) fn next_look(desired: &[DesiredPool], observed: &Observed, now: Instant) -> Option<Instant> {
     // Proofs may come to hold because a proxy stays silent, which rings no bell.
     let mut proofs_wanted = false;

@@ -170,10 +170,21 @@ impl Supervisor {
         } else if stale {
             self.load().await?;
         }
+        let planned = self.act().await?;
+        self.note_troubles();
+        self.write_down().await?;
+        self.watch_outside();
+        // From the time that was planned for: what fell due since then is overdue, not over.
+        Ok(next_look(&self.desired, &self.observed, planned))
+    }
+
+    /// Plans and acts until there is nothing left to do. Answers the time of the last plan.
+    async fn act(&mut self) -> Result<Instant, store::Error> {
+        let mut planned = Instant::now();
         for _ in 0..ROUNDS_MAX {
-            let now = Instant::now();
+            planned = Instant::now();
             self.look_at_proofs();
-            let actions = plan(&self.desired, &self.observed, now);
+            let actions = plan(&self.desired, &self.observed, planned);
             if actions.is_empty() {
                 break;
             }
@@ -182,10 +193,7 @@ impl Supervisor {
             }
             self.hurry();
         }
-        self.note_troubles();
-        self.write_down().await?;
-        self.watch_outside();
-        Ok(next_look(&self.desired, &self.observed, Instant::now()))
+        Ok(planned)
     }
 
     fn take_in_all(&mut self, first: Event) {
