@@ -141,22 +141,28 @@ impl Session {
     /// The proxy has published this. Answers whether it is what was sent; if it
     /// is not, everything is sent again.
     pub fn ack(&mut self, applied: Position, now: Instant) -> bool {
-        let State::Awaiting { to, .. } = self.state else { return true };
-        if applied == to {
-            self.state = State::Idle(to);
-            self.refusals = 0;
-        } else if applied.revision == to.revision {
-            self.distrust(now);
-            return false;
+        match self.state {
+            State::Awaiting { to, .. } if applied != to && applied.revision == to.revision => {
+                self.distrust(now);
+                return false;
+            }
+            // Any other revision: an older ack, overtaken by the frame.
+            _ => self.seen(applied),
         }
-        // Any other revision: an older ack, overtaken by the frame.
         true
     }
 
     /// A status names what is published, too: an ack that was lost costs nothing.
     pub fn seen(&mut self, applied: Position) {
-        if matches!(self.state, State::Awaiting { to, .. } if to == applied) {
+        let arrived = match self.state {
+            State::Awaiting { to, .. } => to == applied,
+            // A refusal of what it had before crossed the frame that heals it.
+            State::Held(_) => self.sent == Some(applied),
+            State::Claimed(_) | State::Bare | State::Idle(_) => false,
+        };
+        if arrived {
             self.state = State::Idle(applied);
+            self.trusted = self.trusted.or(Some(applied));
             self.refusals = 0;
         }
     }
@@ -196,9 +202,13 @@ impl Session {
         of_this_history.then_some(position.revision)
     }
 
+    /// A proxy that diverged says so with every heartbeat, until a snapshot has
+    /// healed it: only the first time begins a pause.
     fn distrust(&mut self, now: Instant) {
         self.trusted = None;
-        self.hold(None, None, now);
+        if !matches!(self.state, State::Held(Hold { stuck: None, past: None, .. })) {
+            self.hold(None, None, now);
+        }
     }
 
     fn hold(&mut self, stuck: Option<Position>, past: Option<Revision>, now: Instant) {

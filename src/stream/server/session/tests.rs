@@ -162,3 +162,50 @@ fn a_log_that_does_not_reach_back_gives_way_to_a_snapshot() {
     session.sends_snapshot(at(7));
     assert_eq!(session.recognised(at(5)), Some(Revision(5)), "what it serves is still of this history");
 }
+
+/// Its heartbeats say so every second until the snapshot is there.
+fn diverged(seen: u64) -> Nack {
+    nack(Some(position(1, seen, 99)), seen, NackReason::DigestMismatch)
+}
+
+#[test]
+fn a_proxy_that_says_again_that_it_diverged_does_not_put_its_snapshot_off() {
+    let start = Instant::now();
+    let mut session = resumed();
+    session.nack(&diverged(5), start);
+    for millis in [200, 400, 600, 800] {
+        let now = start + Duration::from_millis(millis);
+        session.nack(&diverged(5), now);
+        assert_eq!(session.next(at(5), now), Step::WaitUntil(start + HOLD_MIN));
+    }
+    assert_eq!(session.next(at(5), start + HOLD_MIN), Step::Snapshot);
+    // Also where it is held for something else: from then on only a snapshot is sure.
+    let mut session = resumed();
+    session.sends_delta(at(5), at(6));
+    session.nack(&nack(Some(at(5)), 6, NackReason::Gap), start);
+    session.nack(&diverged(5), start);
+    assert_eq!(session.recognised(at(5)), None);
+    assert_eq!(session.next(at(6), start + HOLD_MIN), Step::Snapshot);
+}
+
+#[test]
+fn a_refusal_that_crosses_the_snapshot_does_not_outweigh_its_ack() {
+    let now = Instant::now();
+    type Said = fn(&mut Session, Position, Instant);
+    let acked: Said = |session, applied, now| assert!(session.ack(applied, now));
+    let seen: Said = |session, applied, _| session.seen(applied);
+    for said in [acked, seen] {
+        let mut session = resumed();
+        session.nack(&diverged(5), now);
+        session.sends_snapshot(at(5));
+        session.nack(&diverged(5), now);
+        said(&mut session, position(1, 5, 99), now);
+        assert_eq!(session.recognised(position(1, 5, 99)), None, "not what was sent");
+        said(&mut session, at(5), now);
+        assert_eq!(session.recognised(at(5)), Some(Revision(5)));
+        assert_eq!(session.next(at(6), now), Step::Delta { from: at(5), net: false }, "nothing is held any more");
+        session.sends_delta(at(5), at(6));
+        session.nack(&nack(Some(at(5)), 6, NackReason::Invalid), now);
+        assert_eq!(session.next(at(7), now), Step::WaitUntil(now + HOLD_MIN), "pauses begin anew");
+    }
+}
