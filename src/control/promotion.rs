@@ -117,9 +117,9 @@ impl Control {
             scale_previous_to_zero: false,
             reason: ask.reason,
         };
-        let next = match landing {
-            Landing::AlreadyCurrent => stay(&mut tx, allowed).await?,
-            Landing::At(_) => advance(&mut tx, allowed, caller).await?,
+        let next = match landing.decision(allowed.pool.as_ref()) {
+            Decision::AlreadyCurrent => stay(&mut tx, allowed).await?,
+            Decision::Now | Decision::WhenReady => advance(&mut tx, allowed, caller).await?,
         };
         tx.commit().await?;
         Ok(self.outcome(next, caller.wait).await?.having_skipped(skipped))
@@ -135,7 +135,11 @@ async fn stay(tx: &mut Transaction, allowed: Allowed) -> Result<Next, Error> {
         let bounds = pool.bounds.with(bounds.min, bounds.max)?;
         put_changed(tx, Some(&pool), Pool { bounds, ..pool.clone() }).await?;
     }
-    let row = newest_row(tx, environment.id).await?;
+    stays(tx, environment.id).await
+}
+
+async fn stays(tx: &mut Transaction, environment: EnvironmentId) -> Result<Next, Error> {
+    let row = newest_row(tx, environment).await?;
     Ok(Next::Stays(row.ok_or(Error::Internal("an environment has a pointer and no history"))?))
 }
 
@@ -151,6 +155,10 @@ pub(super) async fn advance(tx: &mut Transaction, allowed: Allowed, caller: &Cal
     };
     let is_ready = opened.is_ready();
     put_changed(tx, pool.as_ref(), opened).await?;
+    if is_ready && environment.pointer == Some(deployment.id) {
+        // It was closing while current: opening it is all there is to do.
+        return stays(tx, environment.id).await;
+    }
 
     let source = tx.environments_pointing_at(deployment.id).await?.into_iter().find(|at| at.id != environment.id);
     let asked = PendingMove {
@@ -211,7 +219,8 @@ pub(super) async fn commit_move(
     };
     tx.update_environment(&Environment { pointer: Some(promotion.to), updated_at: now, ..environment }).await?;
     tx.insert_promotion(&promotion).await?;
-    if let (true, Some(previous)) = (asked.scale_previous_to_zero, promotion.from) {
+    let previous = promotion.from.filter(|previous| *previous != promotion.to);
+    if let (true, Some(previous)) = (asked.scale_previous_to_zero, previous) {
         close_pool(tx, PoolKey { environment: promotion.environment, deployment: previous }, now).await?;
     }
     tx.note(What::PointerMoved {

@@ -105,11 +105,6 @@ impl Environment {
         stack.target(asked, exists).map(Landing::At)
     }
 
-    /// Whether a rollback to a target with this pool can be committed now.
-    pub fn rollback_decision(pool: Option<&Pool>) -> Decision {
-        when(pool)
-    }
-
     fn check_expected(&self, ask: Ask) -> Result<(), Refused> {
         match ask.expected_current {
             Some(expected) if expected != self.pointer => Err(Refused::PointerMoved { current: self.pointer }),
@@ -134,10 +129,21 @@ impl Environment {
 /// Where a rollback lands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Landing {
-    /// The asked deployment is current; nothing is written.
+    /// The asked deployment is current; no pointer moves.
     AlreadyCurrent,
     /// Here.
     At(Target),
+}
+
+impl Landing {
+    /// Whether a rollback that lands here, on a deployment with this pool, can be
+    /// committed now. What is current and was terminated is opened again.
+    pub fn decision(&self, pool: Option<&Pool>) -> Decision {
+        match self {
+            Self::AlreadyCurrent if !pool.is_some_and(|pool| is_terminated(pool.state)) => Decision::AlreadyCurrent,
+            Self::AlreadyCurrent | Self::At(_) => when(pool),
+        }
+    }
 }
 
 fn when(pool: Option<&Pool>) -> Decision {
@@ -283,5 +289,23 @@ mod tests {
         let environment = environment(Some(2));
         let landing = environment.rollback(&Stack::default(), environment.pointer, Ask::default(), |_| true);
         assert_eq!(landing, Ok(Landing::AlreadyCurrent));
+    }
+
+    #[test]
+    fn a_rollback_opens_what_is_current_and_was_terminated() {
+        let at = Landing::At(Target { deployment: Uuid::from_u128(1).into(), below: None, skipped: Vec::new() });
+        let cases = [
+            (&Landing::AlreadyCurrent, Some(pool(PoolState::Running, true)), Decision::AlreadyCurrent),
+            (&Landing::AlreadyCurrent, Some(pool(PoolState::Failing, false)), Decision::AlreadyCurrent),
+            (&Landing::AlreadyCurrent, None, Decision::AlreadyCurrent),
+            (&Landing::AlreadyCurrent, Some(pool(PoolState::Closing, true)), Decision::WhenReady),
+            (&Landing::AlreadyCurrent, Some(pool(PoolState::Stopped, false)), Decision::WhenReady),
+            (&at, Some(pool(PoolState::Running, true)), Decision::Now),
+            (&at, Some(pool(PoolState::Starting, false)), Decision::WhenReady),
+            (&at, None, Decision::WhenReady),
+        ];
+        for (landing, pool, expected) in cases {
+            assert_eq!(landing.decision(pool.as_ref()), expected, "{landing:?} {pool:?}");
+        }
     }
 }

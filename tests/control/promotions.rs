@@ -189,6 +189,22 @@ async fn a_current_deployment_that_was_terminated_starts_again_without_a_row() {
 }
 
 #[tokio::test]
+async fn what_is_current_and_still_closing_opens_at_once_without_a_row() {
+    let plane = Plane::start().await;
+    let project = plane.project("support").await;
+    let deployment = plane.serve_fresh(&project, &project.staging).await;
+    plane.post(&format!("deployments/{deployment}/terminate"), json!({ "force": true })).await.ok();
+    // Once a row from the deployment to itself was written, and what it came from was closed: itself.
+    let ask = json!({ "start": true, "scale_previous_to_zero": true, "min_replicas": 2, "wait_ms": 0 });
+    let stays = plane.promote(&deployment, &project.staging, ask).await.ok();
+    assert_eq!((stays.status, &stays.body["changed"]), (200, &json!(false)));
+    let opened = plane.pool(&project.staging, &deployment).await.unwrap();
+    assert!(opened.is_ready() && opened.closing_revision.is_none(), "{opened:?}");
+    assert_eq!(opened.bounds.min, 2);
+    assert_eq!(plane.history(&project.staging).await.len(), 1);
+}
+
+#[tokio::test]
 async fn history_comes_in_pages_newest_first() {
     let plane = Plane::start().await;
     let project = plane.project("support").await;

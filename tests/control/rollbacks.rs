@@ -89,3 +89,27 @@ async fn an_immediate_rollback_is_not_promised_yet() {
     assert_eq!(plane.everything().await, before);
     plane.rollback(&project.production, json!({ "immediate": false })).await.ok();
 }
+
+#[tokio::test]
+async fn a_rollback_to_what_is_current_opens_its_pool_again_without_a_row() {
+    let plane = Plane::start().await;
+    let (project, served) = serving(&plane, 2).await;
+    let (current, terminate) = (&served[1], format!("deployments/{}/terminate", served[1]));
+    let ask = json!({ "target_deployment_id": current, "wait_ms": 0 });
+
+    plane.post(&terminate, json!({ "force": true })).await.ok();
+    let back = plane.rollback(&project.production, ask.clone()).await.ok();
+    assert_eq!((back.status, &back.body["changed"]), (200, &json!(false)));
+    let opened = plane.pool(&project.production, current).await.unwrap();
+    assert!(opened.is_ready() && opened.closing_revision.is_none(), "its replicas still run: {opened:?}");
+
+    plane.post(&terminate, json!({ "force": true })).await.ok();
+    plane.stopped(&project.production, current).await;
+    let waiting = plane.rollback(&project.production, ask).await.ok();
+    assert_eq!((waiting.status, &waiting.body["move"]["kind"]), (202, &json!("rollback")));
+    plane.ready(&project.production, current).await;
+    let number = waiting.body["move"]["id"].as_u64().unwrap();
+    let ended = plane.get(&format!("moves/{number}?wait_ms=30000")).await.ok().body;
+    assert_eq!(ended["move"]["state"], "committed");
+    assert_eq!(plane.history(&project.production).await.len(), 2, "the pointer named it all along");
+}
