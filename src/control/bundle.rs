@@ -5,8 +5,9 @@
 //! says of the archive inside. Only then do the file's name and the store's row
 //! appear, in that order, so that a row always has its bytes.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +88,7 @@ impl Upload {
     fn begin(config: &Config) -> Result<Self, Error> {
         let path = config.bundle_path(&format!("{TEMPORARY}{}", Uuid::now_v7()));
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(failed("make the folder of bundles"))?;
+            make(folder).map_err(failed("make the folder of bundles"))?;
         }
         Ok(Self(Some(path)))
     }
@@ -102,7 +103,7 @@ impl Upload {
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<u64, Error> {
         let broke_off = |why: String| Error::Invalid(format!("the upload broke off: {why}; nothing was kept"));
-        let created = tokio::fs::File::options().write(true).create_new(true).open(self.path()?).await;
+        let created = tokio::fs::File::options().write(true).create_new(true).mode(0o600).open(self.path()?).await;
         let mut file = created.map_err(failed("make a file for an upload"))?;
         let mut size = 0;
         loop {
@@ -143,10 +144,22 @@ impl Drop for Upload {
     }
 }
 
-/// Removes what uploads that a crash cut short have left.
+/// Makes the folder of bundles, for nobody but us: what people upload holds their
+/// code, and the data directory around it lets other users pass. The supervisor
+/// unpacks as us; replicas, which run as others, read only what it unpacked.
+fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Closes the folder to others, where an earlier build left it open, and removes
+/// what uploads that a crash cut short have left.
 pub(super) fn sweep(config: &Config) {
     let path = config.bundle_path("any");
-    let Some(Ok(entries)) = path.parent().map(std::fs::read_dir) else { return };
+    let Some(folder) = path.parent() else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    if let Err(error) = std::fs::set_permissions(folder, Permissions::from_mode(0o700)) {
+        tracing::warn!(%error, path = %folder.display(), "other users may read the bundles; chmod 700 their folder");
+    }
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY)
             && let Err(error) = std::fs::remove_file(entry.path())

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use repoint::bundle::pack::pack;
 use serde_json::json;
@@ -114,5 +116,25 @@ async fn what_a_crash_left_of_uploads_is_swept_away() {
     fs::write(plane.data_dir().join("bundles/upload-1.tar.gz"), "cut sh").unwrap();
     let plane = plane.restart().await;
     assert_eq!(kept(&plane).len(), 1);
+    plane.get(&format!("bundles/{digest}")).await.ok();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn no_other_user_reads_what_was_uploaded() {
+    let plane = Plane::start().await;
+    let folder = plane.data_dir().join("bundles");
+    let (digest, bytes) = packed(MANIFEST);
+    upload(&plane, &digest, bytes).await.ok();
+    let archive = folder.join(&kept(&plane)[0]);
+    assert_eq!((mode(&folder), mode(&archive)), (0o700, 0o600));
+
+    // What an installation from before this promise looks like.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let plane = plane.restart().await;
+    assert_eq!(mode(&folder), 0o700, "tightened at the next start");
     plane.get(&format!("bundles/{digest}")).await.ok();
 }
