@@ -56,7 +56,9 @@ impl Control {
     async fn settle_moves(&self) -> Result<Option<Timestamp>, Error> {
         let now = now();
         let mut nearest: Option<Timestamp> = None;
-        for pending in self.store.read().await?.waiting_moves().await? {
+        // Bound first: in the head of the loop the transaction would last as long as the loop.
+        let waiting = self.store.read().await?.waiting_moves().await?;
+        for pending in waiting {
             let decided = {
                 let mut tx = self.store.read().await?;
                 let (environment, pool) = around(&mut tx, &pending).await?;

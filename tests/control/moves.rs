@@ -221,3 +221,24 @@ async fn a_move_that_nobody_asked_for_is_not_found() {
     plane.get("moves/7").await.refused(404, "move_not_found");
     plane.get("moves/seven").await.refused(404, "move_not_found");
 }
+
+#[tokio::test]
+async fn the_mover_reads_on_one_connection_at_a_time() {
+    let plane = Plane::start().await;
+    let project = plane.project("support").await;
+    let deployment = plane.deployment(&project).await;
+    plane.promote(&deployment, &project.staging, json!({ "wait_ms": 0 })).await.ok();
+    // All connections that read but one. Once the mover held one through its whole
+    // round and asked for a second: a few of those at once waited for each other.
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(plane.store.read().await.unwrap());
+    }
+    plane.ready(&project.staging, &deployment).await;
+    until("the move", || async {
+        // On the connection that writes, so as to take none of the others.
+        let mut tx = plane.store.write().await.unwrap();
+        tx.environment(project.staging.parse().unwrap()).await.unwrap().unwrap().pointer
+    })
+    .await;
+}
