@@ -1,14 +1,18 @@
 //! Notes when committed moves have reached every proxy.
 //!
-//! One task follows them in order of commit, whether or not anybody waits for
-//! the answer, so that history's `applied_at` is a fact about the move and not
-//! about its caller. Invariants do not lean on it: what is not noted (the queue
-//! was full, the control plane restarted) stays empty in the history.
+//! Owns the commit of moves too: once it has begun it is carried through and the
+//! move is followed, whether or not anybody waits for the answer any more, so
+//! that history's `applied_at` is a fact about the move and not about its caller.
+//! One task follows them, oldest first. Invariants do not lean on it: what is not
+//! noted (the queue was full, the store failed, the control plane restarted) stays
+//! empty in the history.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
+use tracing::Instrument as _;
 
+use crate::control::error::Error;
 use crate::control::metrics::Metrics;
 use crate::control::now;
 use crate::drain::Watch;
@@ -17,7 +21,7 @@ use crate::model::event::What;
 use crate::model::id::{EnvironmentId, PromotionId};
 use crate::model::promotion::Promotion;
 use crate::model::revision::Revision;
-use crate::store::{self, Store};
+use crate::store::{self, Store, Transaction};
 
 /// Moves followed at once; more, and the newest are not followed. Only a fleet
 /// that stands still for long gets there.
@@ -48,8 +52,25 @@ impl Queue {
         Self(sender)
     }
 
-    /// Follows a move that was just committed.
-    pub(super) fn follow(&self, promotion: &Promotion) {
+    /// Commits, and follows the move that this made, if it made one. Both happen
+    /// even if the caller goes away in between.
+    pub(super) async fn commit(&self, tx: Transaction, moved: Option<&Promotion>) -> Result<(), Error> {
+        let (queue, moved) = (self.clone(), moved.cloned());
+        let carried = async move {
+            tx.commit().await?;
+            if let Some(promotion) = moved {
+                queue.follow(&promotion);
+            }
+            Ok(())
+        };
+        match tokio::spawn(carried.in_current_span()).await {
+            Ok(result) => result,
+            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            Err(_) => Err(Error::Internal("the runtime stopped during a commit")),
+        }
+    }
+
+    fn follow(&self, promotion: &Promotion) {
         let followed = Followed {
             promotion: promotion.id,
             environment: promotion.environment,
@@ -120,5 +141,91 @@ async fn applied(fleet: &Fleet, followed: &Followed) -> bool {
         }
         // Refused for good, as things are. Either outcome leads to another look.
         let _ = tokio::time::timeout(left, changed.changed()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Control;
+    use crate::control::promotion::Caller;
+    use crate::drain::Drain;
+    use crate::logs::{self, LogFolder};
+    use crate::model::pool::{Endpoint, EndpointState, Pool, PoolKey, PoolState};
+    use crate::store::Page;
+    use crate::telemetry::metrics::Metrics;
+    use futures_util::FutureExt;
+    use serde_json::{from_value, json};
+    use std::path::Path;
+
+    async fn control(dir: &Path, drain: &Watch) -> Control {
+        let base_domain: crate::model::host::HostPattern = "localhost".parse().unwrap();
+        let store =
+            store::Config { data_dir: dir.to_owned(), base_domain: base_domain.clone(), shared_hosts: Vec::new() };
+        let store = Store::open(&store).await.unwrap();
+        let logs = LogFolder::open(dir.join("logs"), logs::Config::default()).unwrap();
+        let config = crate::control::Config {
+            data_dir: dir.to_owned(),
+            base_domain,
+            shared_hosts: Vec::new(),
+            url_port: None,
+            own_listeners: Vec::new(),
+        };
+        let fleet = Fleet::new(crate::fleet::Config::default());
+        Control::start(store, fleet, logs, config, &Metrics::default(), drain)
+    }
+
+    /// Makes an environment and a deployment that is ready there.
+    async fn ready(control: &Control, caller: &Caller) -> PoolKey {
+        let ask = from_value(json!({ "name": "support" })).unwrap();
+        let (project, environments) = control.create_project(ask, caller.at).await.unwrap();
+        let source = json!({ "kind": "endpoints", "endpoints": ["http://127.0.0.1:9"] });
+        let ask = from_value(json!({ "project_id": project.id, "source": source })).unwrap();
+        let deployed = control.deploy(ask, caller).await.unwrap();
+        let key = PoolKey { environment: environments[0].id, deployment: deployed.deployment.id };
+        let endpoint = Endpoint {
+            id: uuid::Uuid::now_v7().into(),
+            address: "127.0.0.1:9".parse().unwrap(),
+            authority: None,
+            state: EndpointState::Ready,
+            pid: None,
+            since: caller.at,
+        };
+        let pool = Pool::starting(key, crate::model::bounds::Bounds::default());
+        let mut tx = control.store.write().await.unwrap();
+        tx.put_pool(&Pool { state: PoolState::Running, endpoints: vec![endpoint], ..pool }).await.unwrap();
+        tx.commit().await.unwrap();
+        key
+    }
+
+    #[tokio::test]
+    async fn a_move_is_noted_as_applied_although_its_caller_left_during_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let drain = Drain::new();
+        let control = control(dir.path(), &drain.watch()).await;
+        let caller = Caller { actor: "admin".into(), at: now(), wait: Duration::ZERO };
+        let key = ready(&control, &caller).await;
+        let ask = json!({ "source_deployment_id": key.deployment, "target_environment_id": key.environment });
+        let before = control.store.head();
+        let mut asking = Box::pin(control.promote(from_value(ask).unwrap(), &caller));
+        while control.store.head() == before {
+            assert!(asking.as_mut().now_or_never().is_none(), "the answer comes after the commit");
+            tokio::task::yield_now().await;
+        }
+        // As when a connection breaks: the handler is dropped, not told.
+        drop(asking);
+
+        let noted = tokio::time::timeout(Duration::from_secs(30), async {
+            let page = Page { limit: 1, after: None };
+            loop {
+                let mut tx = control.store.read().await.unwrap();
+                if tx.promotions(key.environment, &page).await.unwrap().items[0].applied_at.is_some() {
+                    return;
+                }
+                drop(tx);
+                tokio::task::yield_now().await;
+            }
+        });
+        noted.await.expect("applied_at is noted");
     }
 }

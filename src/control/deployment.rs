@@ -81,7 +81,7 @@ impl Control {
                 Some(advance(&mut tx, allowed, caller).await?)
             }
         };
-        tx.commit().await?;
+        self.applied.commit(tx, next.as_ref().and_then(Next::committed)).await?;
         tracing::info!(deployment = %deployment.id, reference = %deployment.reference, project = %project.name, "deployed");
         self.deployed(deployment, next, caller.wait).await
     }

@@ -97,8 +97,7 @@ impl Control {
                 } else {
                     let promotion = commit_move(&mut tx, environment, &pending, now.max(pending.requested_at)).await?;
                     tx.end_move(number, MoveState::Committed, None, Some(promotion.id)).await?;
-                    tx.commit().await?;
-                    self.applied.follow(&promotion);
+                    self.applied.commit(tx, Some(&promotion)).await?;
                 }
             }
             (Step::End { state, detail }, _) => {

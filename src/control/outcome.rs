@@ -60,10 +60,7 @@ impl Control {
         let deadline = Instant::now() + wait;
         match next {
             Next::Stays(promotion) => self.moved(promotion, false, deadline).await,
-            Next::Committed(promotion) => {
-                self.applied.follow(&promotion);
-                self.moved(promotion, true, deadline).await
-            }
+            Next::Committed(promotion) => self.moved(promotion, true, deadline).await,
             Next::Waits(number) => {
                 let ended = self.ended(number, deadline).await?;
                 match ended.state {

@@ -60,6 +60,16 @@ pub(super) enum Next {
     Waits(u64),
 }
 
+impl Next {
+    /// The row that this transaction adds.
+    pub(super) fn committed(&self) -> Option<&Promotion> {
+        match self {
+            Self::Committed(promotion) => Some(promotion),
+            Self::Stays(_) | Self::Waits(_) => None,
+        }
+    }
+}
+
 impl Control {
     /// Points an environment at a deployment, now or when it is ready.
     ///
@@ -87,7 +97,7 @@ impl Control {
             Decision::AlreadyCurrent => stay(&mut tx, allowed).await?,
             Decision::Now | Decision::WhenReady => advance(&mut tx, allowed, caller).await?,
         };
-        tx.commit().await?;
+        self.applied.commit(tx, next.committed()).await?;
         self.outcome(next, caller.wait).await
     }
 
@@ -121,7 +131,7 @@ impl Control {
             Decision::AlreadyCurrent => stay(&mut tx, allowed).await?,
             Decision::Now | Decision::WhenReady => advance(&mut tx, allowed, caller).await?,
         };
-        tx.commit().await?;
+        self.applied.commit(tx, next.committed()).await?;
         Ok(self.outcome(next, caller.wait).await?.having_skipped(skipped))
     }
 }
