@@ -5,6 +5,7 @@
 //! half-started. Stopping goes the other way round: the ingress finishes what it
 //! has, then the workers are stopped, then the control plane.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,9 +78,10 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
         serve_admin(admin, metrics, vec![data.table_loaded()]);
         data.first_table().await?;
         bound.announce(&args, &plane.first_steps(arguments.demo));
-        let demo = arguments.demo.then(|| plane.deploy_demo(&bound));
+        if arguments.demo {
+            plane.deploy_demo(&bound, args.json);
+        }
         stop_requested().await?;
-        drop(demo);
         insist_on_second_signal();
         data.drain(args.stop_timeout()).await;
         plane.stop(args.stop_timeout()).await;
@@ -235,34 +237,34 @@ struct RunningPlane {
 }
 
 impl RunningPlane {
-    /// Deploys the demo through the REST API, beside everything else.
-    fn deploy_demo(&self, bound: &Bound) -> tokio::task::JoinHandle<()> {
+    /// Deploys the demo through the REST API, beside everything else, and says
+    /// what to try with it.
+    fn deploy_demo(&self, bound: &Bound, quiet: bool) {
         let server = format!("http://{}", bound.api.map_or_else(String::new, |api| api.to_string()));
         let (key, folder) = (self.key.clone().unwrap_or_default(), self.data_dir.join("demo"));
+        let port = bound.ingress.first().map_or(0, SocketAddr::port);
         tokio::task::spawn_blocking(move || {
             let own_users = rustix::process::geteuid().is_root();
             let setup = demo::setup::Setup { server: &server, key: &key, folder: &folder, own_users };
             match setup.deploy() {
-                Ok(()) => info!("the demo is deployed: v1 in production, v2 in preview"),
+                Ok(reference) if !quiet => say(&demo_steps(port, reference.as_deref())),
+                Ok(_) => {}
                 Err(error) => warn!(error = %chain(&error), "the demo is not deployed"),
             }
-        })
+        });
     }
 
     fn first_steps(&self, demo: bool) -> Vec<String> {
         let key = self.data_dir.join("admin.key");
         let mut lines =
             vec![String::new(), format!("The admin key is in {}; the command line knows it.", key.display())];
-        lines.push("Try next, in another terminal:".to_owned());
         if demo {
-            lines.push("  curl http://demo-production.localhost:8080/     # v1; v2 is in preview".to_owned());
-            lines.push("  repoint deployment list --project demo          # the ref of v2".to_owned());
-            lines.push("  repoint promote REF --to production --project demo --yes".to_owned());
+            lines.push("Deploying the demo …".to_owned());
         } else {
-            lines.push(
-                "  repoint deploy DIR                               # a directory with a repoint.toml".to_owned(),
-            );
-            lines.push("  repoint env list".to_owned());
+            let program = program();
+            lines.push("Try next, in another terminal:".to_owned());
+            lines.push(format!("  {program} deploy DIR        # a directory with a repoint.toml"));
+            lines.push(format!("  {program} project list"));
         }
         lines
     }
@@ -369,21 +371,43 @@ impl Bound {
                 "admin": url(self.admin),
                 "data_dir": self.data_dir,
             });
-            println!("{object}");
-            return;
+            return say(&[object.to_string()]);
         }
         let lines = self.ingress.iter().map(|addr| ("ingress", *addr));
         let lines = lines.chain(self.api.map(|addr| ("api", addr))).chain(self.stream.map(|addr| ("stream", addr)));
-        for (name, addr) in lines.chain([("admin", self.admin)]) {
-            println!("{name:<8} http://{addr}");
-        }
-        if let Some(data_dir) = &self.data_dir {
-            println!("{:<8} {}", "data", data_dir.display());
-        }
-        for line in first_steps {
-            println!("{line}");
+        let lines = lines.chain([("admin", self.admin)]).map(|(name, addr)| format!("{name:<8} http://{addr}"));
+        let data_dir = self.data_dir.iter().map(|data_dir| format!("{:<8} {}", "data", data_dir.display()));
+        say(&lines.chain(data_dir).chain(first_steps.iter().cloned()).collect::<Vec<_>>());
+    }
+}
+
+/// Says lines on standard output. Whoever closed it does not want to know.
+fn say(lines: &[String]) {
+    let mut output = std::io::stdout().lock();
+    for line in lines {
+        if writeln!(output, "{line}").is_err() {
+            return;
         }
     }
+}
+
+/// What to try with the demo, as commands that work as they stand.
+fn demo_steps(port: u16, second: Option<&str>) -> Vec<String> {
+    let (program, reference) = (program(), second.unwrap_or("REF"));
+    vec![
+        "The demo is deployed: v1 in preview, staging and production, then v2 in preview.".to_owned(),
+        "Try next, in another terminal:".to_owned(),
+        format!("  curl http://demo-production.localhost:{port}/                  # v1"),
+        format!("  curl -H 'Host: demo-production.localhost' http://127.0.0.1:{port}/"),
+        format!("  curl -N 'http://demo-production.localhost:{port}/stream?tokens=1000&delay_ms=300'"),
+        format!("  {program} promote {reference} --to production -p demo --yes    # v2; the stream stays on v1"),
+        format!("  {program} rollback production -p demo --yes"),
+    ]
+}
+
+/// This program as it was called.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "repoint".to_owned())
 }
 
 async fn bind(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
