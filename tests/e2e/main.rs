@@ -5,6 +5,7 @@ mod support;
 
 mod failures;
 mod promotions;
+mod readme;
 mod refusals;
 mod streams;
 mod workers;
