@@ -42,11 +42,12 @@ struct Ask {
     connections: usize,
     streams: usize,
     rate_min: f64,
+    between: Duration,
 }
 
 impl Ask {
     fn parse() -> Self {
-        let mut ask = Self { moves: 1_000, connections: 32, streams: 8, rate_min: 0.0 };
+        let mut ask = Self { moves: 1_000, connections: 32, streams: 8, rate_min: 0.0, between: BETWEEN_MOVES };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut number = || arguments.next().and_then(|value| value.parse().ok());
@@ -55,16 +56,19 @@ impl Ask {
                 "--connections" => ask.connections = number().expect("--connections takes a number") as usize,
                 "--streams" => ask.streams = number().expect("--streams takes a number") as usize,
                 "--rate-min" => ask.rate_min = number().expect("--rate-min takes requests a second"),
+                "--between-ms" => {
+                    ask.between = Duration::from_millis(number().expect("--between-ms takes milliseconds") as u64);
+                }
                 // Cargo adds it to every bench.
                 "--bench" => {}
-                other => panic!("{other}: give --moves N, --connections N, --streams N, --rate-min N"),
+                other => panic!("{other}: give --moves N, --connections N, --streams N, --rate-min N, --between-ms N"),
             }
         }
         ask
     }
 }
 
-/// At least this long between two moves, so that most requests fall between
+/// At least this long between the beginnings of two moves unless asked, so that most requests fall between
 /// moves and their deployment is known exactly.
 const BETWEEN_MOVES: Duration = Duration::from_millis(15);
 
@@ -92,7 +96,7 @@ fn main() -> ExitCode {
         assert!(began.elapsed() < RUN_MAX, "the run took more than {RUN_MAX:?}");
         let pause = Instant::now();
         delays.push(make_move(&api, &production, n, [&first, &second], &timeline, &tally));
-        std::thread::sleep(BETWEEN_MOVES.saturating_sub(pause.elapsed()));
+        std::thread::sleep(ask.between.saturating_sub(pause.elapsed()));
     }
     let elapsed = began.elapsed();
     load.stop();
