@@ -15,6 +15,10 @@ use super::inspect::open;
 use super::tree::{Kind, Member};
 use super::{Error, archive};
 
+/// So many files are brought to disk one by one, at some milliseconds each. For more, one call for the whole file system
+/// is quicker, although it waits for what others have written too.
+const SYNCED_ONE_BY_ONE_MAX: usize = 32;
+
 /// Unpacks `file`, which is said to be `digest`, to a folder in `root` and answers where. Costs a look when that was
 /// done before; two callers at once both get the one folder.
 ///
@@ -27,7 +31,7 @@ pub fn unpack(file: &Path, root: &Path, digest: &Digest) -> Result<PathBuf, Erro
         return Ok(unpacked);
     }
     let temporary = root.join(format!(".{}.{:016x}", digest.hex(), fastrand::u64(..)));
-    match fill(file, &temporary, digest).and_then(|()| take_name(&temporary, &unpacked, root)) {
+    match fill(file, &temporary, digest).and_then(|made| take_name(&temporary, &made, &unpacked, root)) {
         Ok(()) => Ok(unpacked),
         Err(error) => {
             // The first error says more than one from cleaning up; what stays is swept at the next start.
@@ -52,12 +56,13 @@ pub fn sweep(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn fill(file: &Path, into: &Path, digest: &Digest) -> Result<(), Error> {
+/// Writes everything into a new folder; answers the files and directories made.
+fn fill(file: &Path, into: &Path, digest: &Digest) -> Result<Vec<PathBuf>, Error> {
     let packed = open(file, digest)?;
     // Nobody else looks in until it is complete.
     DirBuilder::new().mode(0o700).create(into).map_err(Error::io("create the folder", into))?;
-    let mut directories = Vec::new();
-    let mut links = Vec::new();
+    let mut directories = vec![into.to_owned()];
+    let (mut files, mut links) = (Vec::new(), Vec::new());
     archive::read(&packed, |member, bytes| {
         let path = into.join(&member.path);
         match &member.kind {
@@ -66,7 +71,8 @@ fn fill(file: &Path, into: &Path, digest: &Digest) -> Result<(), Error> {
                 if let Some((parent, _)) = member.path.rsplit_once('/') {
                     make_directories(into, parent, &mut directories)?;
                 }
-                write(&path, bytes, *executable).map_err(Error::io("unpack the file", path))?;
+                write(&path, bytes, *executable).map_err(Error::io("unpack the file", &path))?;
+                files.push(path);
             }
             Kind::Link { .. } => links.push(member.clone()),
         }
@@ -85,7 +91,8 @@ fn fill(file: &Path, into: &Path, digest: &Digest) -> Result<(), Error> {
     for directory in directories.iter().rev() {
         fs::set_permissions(directory, Permissions::from_mode(0o555)).map_err(Error::io("protect", directory))?;
     }
-    fs::set_permissions(into, Permissions::from_mode(0o555)).map_err(Error::io("protect", into))
+    files.append(&mut directories);
+    Ok(files)
 }
 
 fn write(path: &Path, bytes: &mut dyn Read, executable: bool) -> io::Result<()> {
@@ -109,18 +116,21 @@ fn make_directories(into: &Path, path: &str, made: &mut Vec<PathBuf>) -> Result<
     Ok(())
 }
 
-fn take_name(temporary: &Path, unpacked: &Path, root: &Path) -> Result<(), Error> {
-    let sync = || {
+fn take_name(temporary: &Path, made: &[PathBuf], unpacked: &Path, root: &Path) -> Result<(), Error> {
+    let complete = || {
         let root = File::open(root)?;
-        // One call for all files of the bundle; a hundred thousand fsyncs would take minutes.
-        rustix::fs::syncfs(&root)?;
+        if made.len() <= SYNCED_ONE_BY_ONE_MAX {
+            made.iter().try_for_each(|path| File::open(path)?.sync_all())?;
+        } else {
+            rustix::fs::syncfs(&root)?;
+        }
         match fs::rename(temporary, unpacked) {
             // Another caller was quicker, with the same bytes.
             Err(_) if unpacked.is_dir() => remove(temporary),
             renamed => renamed.and_then(|()| root.sync_all()),
         }
     };
-    sync().map_err(Error::io("complete the folder", unpacked))
+    complete().map_err(Error::io("complete the folder", unpacked))
 }
 
 /// Removes a tree of read-only directories.

@@ -40,7 +40,7 @@ impl Supervisor {
             Action::GiveUp(pool, replica) => self.give_up(pool, replica),
             Action::Finish { pool, cut } => self.finish_closing(pool, cut).await?,
             Action::Alarm(pool) => self.alarm(pool),
-            Action::Forget(pool) => self.forget(pool),
+            Action::Forget(pool) => self.forget(pool).await?,
         }
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Supervisor {
     }
 
     fn start_failed(&mut self, key: PoolKey, fault: PoolError) {
-        tracing::warn!(pool = %key, kind = fault.kind.as_str(), message = fault.message, "replica not started");
+        tracing::warn!(pool = %key, kind = fault.kind.as_str(), reason = fault.message, "replica not started");
         self.observed.pools.entry(key).or_default().failed(&self.config.restart, Instant::now());
         self.faults.push((key, fault));
     }
@@ -185,12 +185,13 @@ impl Supervisor {
         }
     }
 
-    fn forget(&mut self, pool: PoolKey) {
+    async fn forget(&mut self, pool: PoolKey) -> Result<(), store::Error> {
         self.observed.pools.remove(&pool);
-        // Stopping makes everything unwanted; that is no reason to lose output.
-        if !self.is_stopping() {
+        // Stopping makes everything unwanted, and a pool at rest is not loaded: neither is a reason to lose output.
+        if !self.is_stopping() && self.store.read().await?.pool(pool).await?.is_none() {
             self.forget_output(pool);
         }
+        Ok(())
     }
 
     fn ended(&mut self, pool: PoolKey, id: EndpointId, status: std::io::Result<ExitStatus>, capture: Capture) {

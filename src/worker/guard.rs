@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufRead, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -150,7 +151,7 @@ fn launch(executable: &Path, groups: &BTreeSet<u32>) -> io::Result<(Child, Sende
     // A pipe holds 64 KiB, which is thousands of groups.
     writer.write_all(lines.as_bytes())?;
     let mut command = std::process::Command::new(executable);
-    command.arg(SUBCOMMAND).stdin(reader).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg0("repoint").arg(SUBCOMMAND).stdin(reader).stdout(Stdio::null()).stderr(Stdio::null());
     let child = Command::from(detached(command)).spawn()?;
     Ok((child, Sender::from_owned_fd(writer.into())?))
 }

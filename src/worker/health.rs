@@ -28,6 +28,8 @@ pub(super) struct Health {
     settled: bool,
 }
 
+/// After the first failed probe; doubles until it is the pause of the settings.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Probing in a hurry ends after so long: what has not come up by then is not about to.
 const HURRY_MAX: Duration = Duration::from_secs(120);
 
@@ -53,7 +55,12 @@ impl Health {
 
     /// How long to wait before the next probe of something probed for `age`.
     pub fn pause(&self, age: Duration, probe: &Probe) -> Duration {
-        if self.settled || age > HURRY_MAX { probe.every } else { probe.starting_every }
+        if self.settled || age > HURRY_MAX {
+            return probe.every;
+        }
+        // Workers that start at once should not wait a quarter of a second to be noticed.
+        let doublings = self.failures.saturating_sub(1).min(8);
+        probe.starting_every.min(FIRST_PAUSE * (1 << doublings))
     }
 }
 
@@ -91,6 +98,8 @@ mod tests {
     fn probes_hurry_until_the_first_success_or_two_minutes() {
         let probe = Probe::default();
         let pause = |health: &Health, age| health.pause(Duration::from_secs(age), &probe);
+        let first: Vec<_> = (1..7).map(|count| pause(&after(false, &vec![false; count]), 0).as_millis()).collect();
+        assert_eq!(first, [20, 40, 80, 160, 250, 250]);
         assert_eq!(pause(&after(false, &[false; 9]), 100), probe.starting_every);
         assert_eq!(pause(&after(false, &[false; 9]), 121), probe.every);
         assert_eq!(pause(&after(false, &[true]), 1), probe.every);

@@ -38,11 +38,12 @@ pub(super) enum Error {
     NoPort(u16, u16),
     #[error("find a free user for another replica; a thousand run already")]
     NoUser,
+    // Without the user's number: the next start has another one, and the store counts equal messages.
     #[error(
-        "run the worker as user {user}: it cannot enter {folder}; allow it with `chmod o+x {folder}`, or give another \
-         --data-dir"
+        "run the worker as a user of its own: that one cannot enter {}; allow it with `chmod o+x {}`, or give another \
+         --data-dir", .0.display(), .0.display()
     )]
-    Closed { user: u32, folder: PathBuf },
+    Closed(PathBuf),
     #[error("give the worker {asked} open files: this machine allows {max}; lower limits.open_files")]
     OpenFiles { asked: u64, max: u64 },
     #[error("prepare {path} for the worker: {source}; make room or correct its mode")]
@@ -68,7 +69,7 @@ impl Error {
             Self::NoProgram(_) | Self::NotExecutable(_) => PoolErrorKind::ImageInvalid,
             Self::NoPort(..)
             | Self::NoUser
-            | Self::Closed { .. }
+            | Self::Closed(_)
             | Self::OpenFiles { .. }
             | Self::Folder { .. }
             | Self::Start { .. } => PoolErrorKind::SchedulingFailed,
@@ -157,7 +158,7 @@ impl Launcher {
             for path in [bundle, &work] {
                 let closed =
                     first_closed_to(path, user).map_err(|source| Error::Folder { path: path.to_owned(), source })?;
-                closed.map_or(Ok(()), |folder| Err(Error::Closed { user, folder }))?;
+                closed.map_or(Ok(()), |folder| Err(Error::Closed(folder)))?;
             }
         }
         let writer = self.logs.writer(pool.row.key, given.id).map_err(unusable)?;
