@@ -100,8 +100,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rule 6, as on the other side.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A frame is about 1 MiB, or one large change; a server sends what is past half
-/// of this as a snapshot.
+/// A frame is about 1 MiB, 2 at most, or one record of a snapshot, however large:
+/// more than any control plane means to send.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Time for the last words when stopping.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);

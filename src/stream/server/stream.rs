@@ -5,12 +5,14 @@
 //! a bell, so a proxy that does not read cannot stop its own acks from counting.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::{debug, error, info, warn};
 
@@ -19,7 +21,7 @@ use crate::fleet::Fleet;
 use crate::fleet::member::{Greeting, Refused};
 use crate::fleet::members::Session as Membership;
 use crate::model::revision::{Position, Revision};
-use crate::store::Changes;
+use crate::store::{self, Changes};
 use crate::stream::BUILD;
 use crate::stream::metrics::ServerMetrics;
 use crate::stream::server::Config;
@@ -68,6 +70,12 @@ struct Joined {
     bell: Notify,
 }
 
+/// What the proxy hears however little there is to say.
+struct Pulse {
+    head: watch::Receiver<Position>,
+    ticks: Interval,
+}
+
 /// The first message comes with the connection; 10 s is a slow handshake.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// About this many bytes of changes ride in one delta: below what gRPC
@@ -76,8 +84,9 @@ const DELTA_BYTES: usize = 1 << 20;
 /// A net state that takes more than this to work out is sent as a snapshot.
 const NET_BYTES: usize = 16 << 20;
 /// One change may be larger than any delta should be; past this it goes as a
-/// snapshot, in chunks. Half of what [`client`](crate::stream::client) accepts.
-const FRAME_BYTES_MAX: usize = 32 << 20;
+/// snapshot, in chunks, because a proxy hears whole messages only: one of these
+/// arrives within three heartbeats at 6 Mbit/s.
+const FRAME_BYTES_MAX: usize = 2 << 20;
 /// A proxy that is asked to come later does so after this time, and as much again.
 const OVERLOAD_DELAY: Duration = Duration::from_secs(2);
 
@@ -191,51 +200,78 @@ impl<S: Source> Stream<S> {
 
     async fn try_write(&self, joined: &Joined) -> Result<std::convert::Infallible, End> {
         let Config { heartbeat, .. } = self.shared.config;
-        let mut head = self.shared.source.watch_head();
-        let mut heartbeats = interval_at(Instant::now() + heartbeat, heartbeat);
-        heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval_at(Instant::now() + heartbeat, heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = Pulse { head: self.shared.source.watch_head(), ticks };
         loop {
-            let at = *head.borrow_and_update();
+            let at = *pulse.head.borrow_and_update();
             let now = Instant::now();
             let step = joined.session().next(at, now.into_std());
             let until = match step {
                 Step::Wait => None,
                 Step::WaitUntil(until) => Some(Instant::from_std(until)),
                 Step::Compare(at) => {
-                    let logged =
-                        self.shared.source.position_at(at.revision).await.map_err(|error| unavailable(&error))?;
+                    let logged = self.reading(joined, &mut pulse, self.shared.source.position_at(at.revision)).await?;
                     joined.session().compared(logged);
                     continue;
                 }
                 Step::Delta { from, net } => {
-                    self.send_delta(joined, from, net, at).await?;
+                    self.send_delta(joined, &mut pulse, from, net).await?;
                     continue;
                 }
                 Step::Snapshot => {
-                    self.send_snapshot(joined, at).await?;
+                    self.send_snapshot(joined, &mut pulse, at).await?;
                     continue;
                 }
             };
             tokio::select! {
                 // The store is going away, and the server with it.
-                moved = head.changed() => moved.map_err(|_| End::Closed)?,
+                moved = pulse.head.changed() => moved.map_err(|_| End::Closed)?,
                 () = joined.bell.notified() => {}
                 () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}
-                _ = heartbeats.tick() => {
-                    if !self.shared.fleet.is_current(&joined.membership) {
-                        return Err(away(GoAwayReason::Superseded, Duration::ZERO));
-                    }
-                    self.send(Response::Heartbeat(at)).await?;
+                _ = pulse.ticks.tick() => self.beat(joined, at)?,
+                () = self.outbound.closed() => return Err(End::Closed),
+            }
+        }
+    }
+
+    /// Waits for the store without losing the proxy: to it, a long read would
+    /// look like a dead stream, and the next stream would begin with the same read.
+    async fn reading<T>(
+        &self,
+        joined: &Joined,
+        pulse: &mut Pulse,
+        read: impl Future<Output = Result<T, store::Error>>,
+    ) -> Result<T, End> {
+        let mut read = pin!(read);
+        loop {
+            tokio::select! {
+                read = &mut read => return read.map_err(|error| unavailable(&error)),
+                _ = pulse.ticks.tick() => {
+                    let head = *pulse.head.borrow();
+                    self.beat(joined, head)?;
                 }
                 () = self.outbound.closed() => return Err(End::Closed),
             }
         }
     }
 
-    async fn send_delta(&self, joined: &Joined, from: Position, net: bool, head: Position) -> Result<(), End> {
+    /// Does not wait: where frames wait to be written, the proxy hears those,
+    /// and a read must not stand still for it, because others wait for the read.
+    fn beat(&self, joined: &Joined, head: Position) -> Result<(), End> {
+        if !self.shared.fleet.is_current(&joined.membership) {
+            return Err(away(GoAwayReason::Superseded, Duration::ZERO));
+        }
+        match self.outbound.try_send(Ok(Response::Heartbeat(head).into())) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(End::Closed),
+        }
+    }
+
+    async fn send_delta(&self, joined: &Joined, pulse: &mut Pulse, from: Position, net: bool) -> Result<(), End> {
         let bytes_max = if net { NET_BYTES } else { DELTA_BYTES };
-        let changes =
-            self.shared.source.changes_after(from.revision, bytes_max).await.map_err(|error| unavailable(&error))?;
+        let head = *pulse.head.borrow();
+        let changes = self.reading(joined, pulse, self.shared.source.changes_after(from.revision, bytes_max)).await?;
         let Changes::Log(changes) = changes else {
             joined.session().out_of_reach();
             return Ok(());
@@ -247,21 +283,22 @@ impl<S: Source> Stream<S> {
         let mut change_sets: Vec<_> = changes.into_iter().map(|change| change.bytes).collect();
         // Part of the way might replay the very value that was refused.
         let falls_short = net && to.revision < head.revision;
+        if net && !falls_short {
+            let merged = net_change_set(&change_sets);
+            change_sets = vec![merged.map_err(|error| End::Failed(Status::internal(error.to_string())))?];
+        }
         if falls_short || change_sets.iter().map(Bytes::len).sum::<usize>() > FRAME_BYTES_MAX {
             joined.session().out_of_reach();
             return Ok(());
-        }
-        if net {
-            let merged = net_change_set(&change_sets);
-            change_sets = vec![merged.map_err(|error| End::Failed(Status::internal(error.to_string())))?];
         }
         joined.session().sends_delta(from, to);
         self.shared.metrics.deltas.inc();
         self.send(Response::Delta(Delta { from, to, change_sets })).await
     }
 
-    async fn send_snapshot(&self, joined: &Joined, head: Position) -> Result<(), End> {
-        let taken = self.shared.snapshots.take(&self.shared.source, head).await.map_err(|error| unavailable(&error))?;
+    async fn send_snapshot(&self, joined: &Joined, pulse: &mut Pulse, head: Position) -> Result<(), End> {
+        let taking = self.shared.snapshots.take(&self.shared.source, head);
+        let taken = self.reading(joined, pulse, taking).await?;
         let Some(taken) = taken else {
             return Err(away(GoAwayReason::Overloaded, OVERLOAD_DELAY));
         };
@@ -354,7 +391,7 @@ fn away(reason: GoAwayReason, delay: Duration) -> End {
     End::Away(GoAway { reason, delay, spread: delay })
 }
 
-fn unavailable(error: &crate::store::Error) -> End {
+fn unavailable(error: &store::Error) -> End {
     error!(error = error as &dyn std::error::Error, "the control stream cannot read the store");
     End::Failed(Status::unavailable("the control plane cannot read its store"))
 }

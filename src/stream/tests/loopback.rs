@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -11,8 +12,11 @@ use super::log::{Log, environment, host, moved, pool, pool_key};
 use crate::fleet::member::Reason;
 use crate::model::change::{PoolRecordState, Record};
 use crate::model::id::DeploymentId;
+use crate::model::revision::{Position, Revision};
 use crate::routing::table::Unresolved;
+use crate::store::{Changes, Error, Snapshot};
 use crate::stream::Token;
+use crate::stream::source::Source;
 use crate::wire::proto::control_stream_service_server::{ControlStreamService, ControlStreamServiceServer};
 use crate::wire::proto::{SyncRequest, SyncResponse};
 use crate::wire::response::{self, SyncMode, Welcome};
@@ -36,17 +40,22 @@ async fn a_proxy_gets_a_snapshot_and_then_only_what_changes() {
     assert_eq!((proxy.metrics.snapshots.get(), proxy.metrics.deltas.get()), (1, 1));
 }
 
-#[tokio::test]
-async fn a_large_state_arrives_in_parts_as_one_table() {
-    let log = Log::new(1);
-    let many = (0..20_000).map(|n: u128| {
+/// Environments without a pool; twenty thousand are more than 1 MiB.
+fn many(count: u128) -> Vec<Record> {
+    let named = |n: u128| {
         let Record::Environment(mut record) = environment(1, None) else { unreachable!() };
         record.id = uuid::Uuid::from_u128(n).into();
         record.name = format!("e{n}").parse().unwrap();
         record.hosts = vec![format!("support-e{n}.localhost").parse().unwrap()];
         Record::Environment(record)
-    });
-    log.commit(many.collect(), &[]);
+    };
+    (0..count).map(named).collect()
+}
+
+#[tokio::test]
+async fn a_large_state_arrives_in_parts_as_one_table() {
+    let log = Log::new(1);
+    log.commit(many(20_000), &[]);
     let size: usize = log.whole().records.iter().map(bytes::Bytes::len).sum();
     assert!(size > 1 << 20, "{size} bytes fit into one part");
     let control = Control::start(log.clone()).await;
@@ -54,6 +63,78 @@ async fn a_large_state_arrives_in_parts_as_one_table() {
     proxy.reaches(log.head()).await;
     assert_eq!(proxy.metrics.snapshots.get(), 1);
     assert_eq!(proxy.claim("support-e19999.localhost").map(drop), Err(Unresolved::EnvironmentEmpty));
+}
+
+#[tokio::test]
+async fn a_large_change_arrives_in_parts_too() {
+    let log = Log::new(1);
+    let control = Control::start(log.clone()).await;
+    let mut proxy = Proxy::start(control.address);
+    proxy.reaches(log.head()).await;
+    log.commit(many(40_000), &[]);
+    let size: usize = log.whole().records.iter().map(bytes::Bytes::len).sum();
+    assert!(size > 2 << 20, "{size} bytes fit into one frame");
+    proxy.reaches(log.head()).await;
+    assert_eq!((proxy.metrics.snapshots.get(), proxy.metrics.deltas.get()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_store_that_reads_slowly_is_no_silence() {
+    let log = Log::new(1);
+    let gate = watch::Sender::new(false);
+    let slow = Slow { log: log.clone(), open: gate.subscribe() };
+    let control = Control::start(slow).await;
+    let mut proxy = Proxy::start(control.address);
+    // The snapshot is being read: only a heartbeat can tell where the head has gone.
+    proxy.link_shows(|link| link.connected).await;
+    log.commit(moved(1, 1), &[]);
+    proxy.link_shows(|link| link.head == Some(log.head())).await;
+    gate.send_replace(true);
+    proxy.reaches(log.head()).await;
+
+    // The same while changes are being read.
+    gate.send_replace(false);
+    log.commit(moved(1, 2), &[]);
+    proxy.link_shows(|link| link.head == Some(log.head())).await;
+    log.commit(moved(1, 3), &[]);
+    proxy.link_shows(|link| link.head == Some(log.head())).await;
+    gate.send_replace(true);
+    proxy.reaches(log.head()).await;
+    assert_eq!(proxy.metrics.connects.get(), 1, "the stream never broke");
+    assert_eq!((control.metrics.snapshots.get(), proxy.metrics.snapshots.get()), (1, 1));
+}
+
+/// A log that is read only while a gate is open.
+#[derive(Clone)]
+struct Slow {
+    log: Log,
+    open: watch::Receiver<bool>,
+}
+
+impl Slow {
+    async fn opened(&self) {
+        self.open.clone().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+impl Source for Slow {
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.log.watch_head()
+    }
+
+    async fn changes_after(&self, after: Revision, bytes_max: usize) -> Result<Changes, Error> {
+        self.opened().await;
+        self.log.changes_after(after, bytes_max).await
+    }
+
+    async fn position_at(&self, revision: Revision) -> Result<Option<Position>, Error> {
+        self.log.position_at(revision).await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.opened().await;
+        self.log.snapshot().await
+    }
 }
 
 #[tokio::test]
