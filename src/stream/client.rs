@@ -221,6 +221,12 @@ impl Client {
 
     /// Does what a message asks for. Answers the Welcome, when it was that.
     fn hear(&self, session: &mut Session, outbox: &Outbox, message: SyncResponse) -> Result<Option<Welcome>, End> {
+        let done = self.act(session, outbox, message);
+        session.acted(Instant::now().into_std());
+        done
+    }
+
+    fn act(&self, session: &mut Session, outbox: &Outbox, message: SyncResponse) -> Result<Option<Welcome>, End> {
         let have = self.live.position();
         let response = match Response::try_from(message) {
             Ok(response) => response,

@@ -98,6 +98,12 @@ impl Session {
         Self { heard: now, patience: WELCOME_PATIENCE, welcomed: false, incoming: Incoming::None }
     }
 
+    /// A message has been acted on. Nothing could be heard meanwhile, so
+    /// silence begins only now.
+    pub fn acted(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
     /// When the stream is dead if nothing more is heard.
     pub fn deadline(&self) -> Instant {
         self.heard + self.patience

@@ -57,6 +57,17 @@ fn a_stream_begins_with_one_welcome() {
 }
 
 #[test]
+fn a_table_that_takes_long_to_build_is_no_silence() {
+    let now = Instant::now();
+    let mut session = welcomed(now);
+    let patience = session.deadline() - now;
+    assert!(matches!(session.receive(chunk(7, 0, true, vec![record()]), None, now), Ok(Action::Apply(_))));
+    let built = now + patience * 2;
+    session.acted(built);
+    assert_eq!(session.deadline(), built + patience);
+}
+
+#[test]
 fn three_missed_heartbeats_are_the_end() {
     let now = Instant::now();
     let mut session = welcomed(now);
