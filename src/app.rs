@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::config::ServerArgs;
 use crate::control::{self, Control};
 use crate::drain::Drain;
-use crate::fleet::Fleet;
+use crate::fleet::{self, Fleet};
 use crate::ingress;
 use crate::logs::{self, LogFolder};
 use crate::routing::live::Live;
@@ -155,6 +155,10 @@ const LOOPBACK_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 /// Longest wait for the first table in `up`, whose control plane is next door.
 const FIRST_TABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// 2 s: the first attempts of a `proxy` beside `up` to come back are over. Later
+/// ones may take 20 s: who runs such a pair should run `control` instead of `up`.
+const ALONE_SETTLE: Duration = Duration::from_secs(2);
+
 /// The control plane before it runs: its store is open, its sockets are bound.
 struct ControlPlane {
     store: Store,
@@ -186,7 +190,7 @@ impl ControlPlane {
 
     async fn start(self, args: &ServerArgs, bound: &Bound, metrics: &Metrics) -> anyhow::Result<RunningPlane> {
         let drain = Drain::new();
-        let fleet = Fleet::new(crate::fleet::Config::default());
+        let fleet = Fleet::new(bound.fleet());
         let api_addr = self.api.local_addr()?;
         let logs =
             LogFolder::open(self.data_dir.join("logs"), logs::Config::default()).context("open the folder of logs")?;
@@ -352,6 +356,17 @@ impl Bound {
     /// Every address, so that no endpoint URL leads back into Repoint.
     fn all(&self) -> Vec<SocketAddr> {
         self.ingress.iter().copied().chain(self.api).chain(self.stream).chain([self.admin]).collect()
+    }
+
+    /// How long the control plane waits for proxies to come back before it
+    /// concludes anything from their absence. In `up` its own is the only one
+    /// while no other machine can reach the stream, and that one has just
+    /// started with nothing: closing a pool need not wait a minute for nobody.
+    fn fleet(&self) -> fleet::Config {
+        let alone = !self.ingress.is_empty() && self.stream.is_some_and(|stream| stream.ip().is_loopback());
+        let usual = fleet::Config::default();
+        let settle = if alone { ALONE_SETTLE } else { usual.settle };
+        fleet::Config { settle, ..usual }
     }
 
     /// The port in the URLs that answers show. Where the proxies run apart it is

@@ -167,6 +167,11 @@ impl Members {
         self.all_show(now, |member| member.shows_endpoint_idle(endpoint, draining))
     }
 
+    /// Whether every proxy that may still serve has applied `revision`.
+    pub fn is_closing_known(&self, revision: Revision, now: Instant) -> bool {
+        self.all_show(now, |member| member.applied >= Some(revision))
+    }
+
     /// Requests on a pool, as last reported.
     pub fn in_flight(&self, pool: PoolKey, now: Instant) -> u64 {
         let here = self.members.values().filter(|member| member.state(&self.config, now) != State::Gone);
@@ -178,12 +183,11 @@ impl Members {
         self.members.iter().map(|(key, member)| view(key, member, &self.config, now)).collect()
     }
 
-    fn all_show(&self, now: Instant, idle: impl Fn(&Member) -> bool) -> bool {
-        // Nothing is concluded from absence after a restart: with nobody here
-        // yet, proxies that serve may only not have reconnected.
-        let settled = now.saturating_duration_since(self.since) >= self.config.suspect;
-        (settled || !self.members.is_empty())
-            && self.members.values().all(|member| idle(member) || !member.may_serve(&self.config, now))
+    fn all_show(&self, now: Instant, shows: impl Fn(&Member) -> bool) -> bool {
+        // Nothing is concluded from absence after a restart: whoever is here
+        // already, others that serve may only not have reconnected.
+        let settled = now.saturating_duration_since(self.since) >= self.config.settle;
+        settled && self.members.values().all(|member| shows(member) || !member.may_serve(&self.config, now))
     }
 
     /// Applies what the current stream of a proxy said; words of an older one are dropped.

@@ -34,6 +34,9 @@ pub struct Config {
     /// Gone for this long: no longer waited for when something is to be stopped.
     /// 5 min: a proxy cut off from here may be serving all that time.
     pub gone_grace: Duration,
+    /// For this long after a start nothing is concluded from who is not here:
+    /// proxies that serve may only not have come back yet. As long as `suspect`.
+    pub settle: Duration,
     /// Silent for this long: forgotten.
     pub forget: Duration,
 }
@@ -44,6 +47,7 @@ impl Default for Config {
             live: Duration::from_secs(10),
             suspect: Duration::from_secs(60),
             gone_grace: Duration::from_secs(300),
+            settle: Duration::from_secs(60),
             forget: Duration::from_secs(24 * 3_600),
         }
     }
@@ -140,6 +144,14 @@ impl Fleet {
     /// A bell that rings whenever a conclusion may have changed.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    /// Whether every proxy that may still serve knows of the change at
+    /// `revision`, so that what it closed gets no new requests. More than
+    /// `propagation(revision).complete`, which goes on without those that are
+    /// gone: this waits until their grace is over, as the proofs below do.
+    pub fn closing_known(&self, revision: Revision) -> bool {
+        self.members().is_closing_known(revision, now())
     }
 
     /// Whether no proxy holds a request on this pool, which the change at

@@ -56,16 +56,14 @@ impl Supervisor {
             if let Some(closing) = &mut seen.closing
                 && let Some(revision) = closing.revision
             {
-                closing.proof = Proof {
-                    drained: fleet.drained_pool(*key, revision),
-                    applied: fleet.propagation(revision).complete,
-                };
+                closing.proof =
+                    Proof { drained: fleet.drained_pool(*key, revision), applied: fleet.closing_known(revision) };
             }
             for (id, replica) in &mut seen.replicas {
                 if let Phase::Draining { revision: Some(revision), proof, .. } = &mut replica.phase {
                     *proof = Proof {
                         drained: fleet.drained_endpoint(*id, *revision),
-                        applied: fleet.propagation(*revision).complete,
+                        applied: fleet.closing_known(*revision),
                     };
                 }
             }

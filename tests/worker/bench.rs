@@ -106,8 +106,11 @@ impl Bench {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
         let (store, environment) = open(dir.path()).await;
         let logs = LogFolder::open(dir.path().join("logs"), logs::Config::default()).unwrap();
-        let fleet = Fleet::new(fleet::Config::default());
-        Self { dir, store, fleet, logs, environment, supervisor: None, proxy: None }
+        // The proxy of the test is there from the start, and nobody else was before.
+        let fleet = Fleet::new(fleet::Config { settle: Duration::ZERO, ..fleet::Config::default() });
+        let mut bench = Self { dir, store, fleet, logs, environment, supervisor: None, proxy: None };
+        bench.proxy_says(&[]);
+        bench
     }
 
     pub async fn supervise(&mut self, change: impl FnOnce(&mut Config)) {

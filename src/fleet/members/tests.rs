@@ -12,9 +12,14 @@ struct Table {
 }
 
 impl Table {
+    /// A control plane that has been up for long enough.
     fn new() -> Self {
+        Self::started(Config { settle: Duration::ZERO, ..Config::default() })
+    }
+
+    fn started(config: Config) -> Self {
         let start = Instant::now();
-        Self { members: Members::new(Config::default(), start), start }
+        Self { members: Members::new(config, start), start }
     }
 
     fn at(&self, seconds: u64) -> Instant {
@@ -69,6 +74,10 @@ impl Table {
         let endpoint = self.members.is_endpoint_drained(Uuid::from_u128(n).into(), Revision(closing), now);
         assert_eq!(pool, endpoint, "pools and endpoints follow one rule");
         pool
+    }
+
+    fn known(&self, closing: u64, seconds: u64) -> bool {
+        self.members.is_closing_known(Revision(closing), self.at(seconds))
     }
 }
 
@@ -263,9 +272,30 @@ fn what_a_proxy_proved_before_it_fell_silent_stays_proved() {
 
 #[test]
 fn nothing_is_concluded_from_absence_after_a_start() {
-    let table = Table::new();
-    assert!(!table.drained(1, 9, 59));
-    assert!(table.drained(1, 9, 60));
+    let mut table = Table::started(Config::default());
+    let proofs = |table: &Table, seconds| (table.drained(1, 9, seconds), table.known(9, seconds));
+    assert_eq!(proofs(&table, 59), (false, false));
+    assert_eq!(proofs(&table, 60), (true, true));
+    // Neither from the absence of others, where one is back already.
+    let session = table.joins("a", Some(9), 1);
+    table.says(&session, 9, &[], 2);
+    assert_eq!(proofs(&table, 59), (false, false));
+    assert_eq!(proofs(&table, 60), (true, true));
+}
+
+#[test]
+fn a_closing_is_known_when_nobody_can_serve_without_knowing() {
+    let mut table = Table::new();
+    let (a, b) = (table.joins("a", Some(9), 0), table.joins("b", Some(8), 0));
+    for (seconds, known) in [(59, false), (61, false), (359, false), (361, true)] {
+        table.acks(&a, 9, seconds);
+        assert_eq!(table.known(9, seconds), known, "after {seconds} s");
+    }
+    assert!(table.propagation(9, 61).complete, "a move does not wait for who is gone");
+    table.acks(&b, 8, 362);
+    assert!(!table.known(9, 362), "it is back, and as it was");
+    table.acks(&b, 9, 363);
+    assert!(table.known(9, 363), "however busy they are");
 }
 
 #[test]

@@ -73,7 +73,9 @@ impl Control {
 
     fn serve(listener: TcpListener, source: impl Source, config: server::Config) -> Self {
         let address = listener.local_addr().unwrap();
-        let (fleet, metrics, drain) = (Fleet::new(fleet::Config::default()), ServerMetrics::default(), Drain::new());
+        // Nobody but the proxies of the test may have been there before.
+        let fleet = Fleet::new(fleet::Config { settle: Duration::ZERO, ..fleet::Config::default() });
+        let (metrics, drain) = (ServerMetrics::default(), Drain::new());
         let serving = serve(listener, source, fleet.clone(), config, metrics.clone(), drain.watch());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         Self { address, fleet, metrics, drain, serving }
