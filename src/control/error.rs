@@ -121,8 +121,8 @@ pub enum Error {
         /// The environments that point at it.
         environments: Vec<(EnvironmentId, EnvironmentName)>,
     },
-    /// The environment has a pointer, or got one while it was being deleted.
-    #[error("environment {0} serves a deployment; delete it with force=true to drain it first")]
+    /// The environment has a pointer, or was asked to get one while it was being deleted.
+    #[error("environment {0} serves a deployment or waits for one; delete it with force=true to drain it first")]
     EnvironmentInUse(EnvironmentName),
     /// Every project keeps its three environments.
     #[error("{0} is one of the environments every project has; it goes only with its project")]

@@ -3,7 +3,7 @@
 //! One change takes the pointer away and closes the pools; when the supervisor
 //! has found them idle and stopped them, the rows go. Until then the environment
 //! stays listed without a pointer. Each step looks at everything again, so that
-//! whoever promotes in between wins and the removal is refused.
+//! whoever promotes in between, now or when the target is ready, wins and the removal is refused.
 
 use std::time::Duration;
 
@@ -31,6 +31,14 @@ pub enum Doomed {
     Project(ProjectId),
 }
 
+/// Which look this is. The first takes pointers away, and waiting moves back; those
+/// that are there later were asked for meanwhile, and whoever asked wins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Round {
+    First { force: bool },
+    Later,
+}
+
 impl Control {
     /// Removes it, draining first what is served if `force` allows that. Answers
     /// whether it is gone; false: requests still run, nothing new arrives, ask again.
@@ -42,14 +50,13 @@ impl Control {
         let deadline = Instant::now() + DRAIN_WAIT;
         let mut work = self.store.watch_work();
         let mut drain = self.drain.clone();
-        // The pointer is taken away in the first step; one that is there later is somebody else's.
-        let mut force = force;
+        let mut round = Round::First { force };
         loop {
             work.borrow_and_update();
-            if self.step(doomed, force).await? {
+            if self.step(doomed, round).await? {
                 return Ok(true);
             }
-            force = false;
+            round = Round::Later;
             tokio::select! {
                 rung = work.changed() => if rung.is_err() { return Ok(false) },
                 () = tokio::time::sleep_until(deadline) => return Ok(false),
@@ -58,7 +65,7 @@ impl Control {
         }
     }
 
-    async fn step(&self, doomed: Doomed, force: bool) -> Result<bool, Error> {
+    async fn step(&self, doomed: Doomed, round: Round) -> Result<bool, Error> {
         let mut tx = self.store.write().await?;
         let environments = match doomed {
             Doomed::Environment(id) => vec![find::environment(&mut tx, id).await?],
@@ -67,7 +74,12 @@ impl Control {
                 environments_of(&mut tx, id).await?
             }
         };
-        check(doomed, &environments, force)?;
+        let waiting = match round {
+            Round::First { .. } => Vec::new(),
+            Round::Later => tx.waiting_moves().await?.into_iter().map(|waiting| waiting.environment).collect(),
+        };
+        let in_use = |at: &Environment| at.pointer.is_some() || waiting.contains(&at.id);
+        check(doomed, &environments, in_use, matches!(round, Round::First { force: true }))?;
         let mut drained = true;
         for environment in environments {
             drained &= close(&mut tx, environment).await?;
@@ -83,8 +95,13 @@ impl Control {
     }
 }
 
-fn check(doomed: Doomed, environments: &[Environment], force: bool) -> Result<(), Error> {
-    let serving = || environments.iter().filter(|environment| environment.pointer.is_some());
+fn check(
+    doomed: Doomed,
+    environments: &[Environment],
+    in_use: impl Fn(&Environment) -> bool,
+    force: bool,
+) -> Result<(), Error> {
+    let serving = || environments.iter().filter(|environment| in_use(environment));
     match doomed {
         Doomed::Environment(_) => {
             if let Some(kept) = environments.iter().find(|environment| environment.name.is_default()) {

@@ -129,6 +129,27 @@ async fn whoever_promotes_while_an_environment_drains_keeps_it() {
 }
 
 #[tokio::test]
+async fn a_move_asked_for_while_an_environment_drains_keeps_it() {
+    let plane = Plane::start().await;
+    let project = plane.project("support").await;
+    let canary = plane.post("environments", json!({ "project_id": project.id, "name": "canary" })).await.ok().id();
+    let old = plane.serve_fresh(&project, &canary).await;
+    let new = plane.deployment(&project).await;
+    let forced = format!("environments/{canary}?force=true");
+    let (deleted, number) = tokio::join!(plane.delete(&forced), async {
+        until("the pool to close", || async { plane.pool(&canary, &old).await.filter(|pool| !pool.state.is_wanted()) })
+            .await;
+        let waiting = plane.promote(&new, &canary, json!({ "wait_ms": 0 })).await.ok().body;
+        waiting["move"]["id"].as_u64().unwrap()
+    });
+    deleted.refused(409, "environment_in_use");
+    plane.ready(&canary, &new).await;
+    let ended = plane.get(&format!("moves/{number}?wait_ms=30000")).await.ok().body;
+    assert_eq!(ended["move"]["state"], "committed");
+    assert_eq!(plane.current(&canary).await, Some(new));
+}
+
+#[tokio::test]
 async fn the_detail_shows_what_stands_behind_it() {
     let plane = Plane::start().await;
     let project = plane.project("support").await;
