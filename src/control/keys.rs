@@ -5,7 +5,7 @@
 //! is also in `admin.key` in the data directory, for the command line beside it;
 //! whoever can write there owns this installation anyway.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -121,7 +121,10 @@ fn write_private(path: &Path, key: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     writeln!(file, "{key}")?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    // The name must outlive a power cut that the key's row in the store outlives.
+    let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
