@@ -63,7 +63,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prost", &["stream", "wire"]),
     // worker for its health probe, demo because it is a worker itself.
     ("hyper", &["ingress", "worker", "demo"]),
-    ("hyper_util", &["ingress", "worker", "demo"]),
+    // control for one of its timers, which axum's own server leaves off: the longest a request's head may take.
+    ("hyper_util", &["ingress", "worker", "demo", "control"]),
     ("axum", &["control", "studio", "telemetry"]),
     ("sqlx", &["store"]),
     ("clap", &["cli", "config", "app", "main"]),

@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::control::api::listener::Bounded;
 use crate::drain::Watch;
 
+mod accept;
 mod auth;
 mod bundles;
 mod deployments;
@@ -40,18 +41,10 @@ pub async fn serve(listeners: Vec<TcpListener>, control: Control, drain: Watch) 
     let connections = Bounded::connections();
     let mut serving = Vec::new();
     for listener in listeners {
-        let (mut asked, mut insisted, hold) = (drain.clone(), drain.clone(), drain.hold());
-        let server = axum::serve(Bounded::new(listener, &connections), router(control.clone()))
-            .with_graceful_shutdown(async move { asked.asked().await });
-        serving.push(async move {
-            let _hold = hold;
-            tokio::select! {
-                served = async { server.await } => served,
-                () = insisted.insisted() => Ok(()),
-            }
-        });
+        serving.push(accept::run(Bounded::new(listener, &connections), router(control.clone()), drain.clone()));
     }
-    futures_util::future::try_join_all(serving).await.map(drop)
+    futures_util::future::join_all(serving).await;
+    Ok(())
 }
 
 /// The API as a service, without a socket.
