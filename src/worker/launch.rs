@@ -27,7 +27,7 @@ use super::desired::DesiredPool;
 use super::event::Event;
 use super::guard::Guard;
 use super::observed::{Phase, Replica};
-use super::ports::{Numbers, is_port_free};
+use super::ports::{Claim, Numbers};
 use super::process::{Launch, Spawner, open_files_max};
 use super::reach::first_closed_to;
 
@@ -211,7 +211,7 @@ impl Launcher {
 
     /// A port that a replica of an earlier run had. Proxies may still know it.
     pub fn rest(&mut self, port: u16, now: Instant) {
-        self.ports.give_back(u32::from(port), now);
+        self.ports.rest(u32::from(port), now, Claim::port);
     }
 
     /// The folder that a replica works in; to be removed after it has ended.
@@ -226,11 +226,10 @@ impl Launcher {
 
     fn give(&mut self) -> Result<Given, Error> {
         let now = Instant::now();
-        let is_free = |port| u16::try_from(port).is_ok_and(is_port_free);
-        let port = self.ports.take(now, is_free).and_then(|port| u16::try_from(port).ok());
+        let port = self.ports.take(now, Claim::port).and_then(|port| u16::try_from(port).ok());
         let port = port.ok_or(Error::NoPort(self.port_range.0, self.port_range.1))?;
         let user = match rustix::process::geteuid().is_root() {
-            true => match self.users.take(now, |_| true) {
+            true => match self.users.take(now, Claim::user) {
                 Some(user) => Some(user),
                 None => {
                     self.take_back(port, None, now);
