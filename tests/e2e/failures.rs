@@ -117,3 +117,20 @@ fn stopping_lets_running_requests_finish() {
     assert_eq!(status, 200);
     assert!(story.server.ended().success());
 }
+
+#[test]
+fn a_second_signal_insists() {
+    let mut story = Story::begin();
+    let replica = Replica::start("v1");
+    story.deploy(&replica);
+    let mut client = Client::connect(story.server.ingress());
+    client.send("GET", &story.host("preview"), "/hold", &[], b"").expect("sent");
+    replica.holding(1);
+    story.server.terminate();
+    until("new connections to be refused", || {
+        std::net::TcpStream::connect(story.server.ingress()).is_err().then_some(())
+    });
+    story.server.terminate();
+    assert!(!story.server.ended().success(), "it was cut short, and says so");
+    assert!(client.head().is_err(), "the running request was cut");
+}

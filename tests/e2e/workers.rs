@@ -53,7 +53,7 @@ fn a_developer_deploys_promotes_and_rolls_back_from_the_command_line() {
 }
 
 #[test]
-fn a_pool_is_keyed_by_environment_and_deployment() {
+fn invariant_11_environments_never_share_a_replica() {
     let server = Server::up();
     let folder = folder();
     let deployment = deploy(&server, folder.path(), "v1", &[]);
@@ -62,7 +62,7 @@ fn a_pool_is_keyed_by_environment_and_deployment() {
     let pools = status["pools"].as_array().expect("its pools");
     assert_eq!(pools.len(), 2, "{status}");
     let pids: Vec<_> = pools.iter().map(|pool| pool["endpoints"][0]["pid"].as_u64().expect("a process")).collect();
-    assert_ne!(pids[0], pids[1], "invariant 11: environments never share a replica");
+    assert_ne!(pids[0], pids[1], "each environment has its own");
 }
 
 #[test]
