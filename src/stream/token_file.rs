@@ -3,7 +3,7 @@
 //! Made at the first start of a control plane, for its owner only. Proxies on
 //! this machine read it where it is; others get a copy from the operator.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub enum Error {
 ///
 /// When the file cannot be read or holds no token.
 pub fn read(path: &Path) -> Result<Token, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
     text.trim().parse().map_err(|source| Error::Content { path: path.to_owned(), source })
 }
 
@@ -47,19 +47,41 @@ pub fn read(path: &Path) -> Result<Token, Error> {
 ///
 /// When the file cannot be read or written, or holds no token.
 pub fn ensure(path: &Path) -> Result<Token, Error> {
-    let failed = |source| Error::File { path: path.to_owned(), source };
-    let mut options = OpenOptions::new();
-    match options.write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).map_err(|error| failed(io::Error::other(error)))?;
-            let token = Token::from_bytes(bytes);
-            writeln!(file, "{}", token.reveal()).and_then(|()| file.sync_all()).map_err(failed)?;
-            Ok(token)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read(path),
-        Err(error) => Err(failed(error)),
+    if !path.exists() {
+        create(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
     }
+    read(path)
+}
+
+/// Writes a new token beside the file, and then gives it the file's name. A
+/// start that dies in between leaves no file without a token, and of two starts
+/// at once the first one's token stays.
+fn create(path: &Path) -> io::Result<()> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", uuid::Uuid::new_v4()));
+    let temporary = PathBuf::from(name);
+    let written = write_private(&temporary, &Token::from_bytes(bytes));
+    // A link, because a rename would replace what another start has made.
+    let linked = written.and_then(|()| match fs::hard_link(&temporary, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    });
+    // What cannot be removed is a stray file, and no reason not to start.
+    let _ = fs::remove_file(&temporary);
+    linked?;
+    File::open(parent(path))?.sync_all()
+}
+
+fn write_private(path: &Path, token: &Token) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{}", token.reveal())?;
+    file.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -72,8 +94,36 @@ mod tests {
         let path = folder.path().join("stream.token");
         let made = ensure(&path).unwrap();
         assert_eq!(ensure(&path).unwrap().reveal(), made.reveal());
-        std::fs::write(&path, "two words").unwrap();
+        fs::write(&path, "two words").unwrap();
         assert!(matches!(ensure(&path), Err(Error::Content { .. })));
         assert!(matches!(read(&folder.path().join("none")), Err(Error::File { .. })));
+    }
+
+    #[test]
+    fn the_file_is_never_there_without_its_token() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let path = folder.path().join(format!("{round}.token"));
+            let together = std::sync::Barrier::new(8);
+            let start = || {
+                together.wait();
+                ensure(&path).unwrap().reveal().to_owned()
+            };
+            let tokens: Vec<String> = std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            assert!(tokens.iter().all(|token| *token == tokens[0]), "starts at the same moment agree");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 50, "nothing is left beside it");
+    }
+
+    #[test]
+    fn only_the_owner_may_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stream.token");
+        ensure(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
