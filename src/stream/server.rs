@@ -4,7 +4,7 @@
 //! time, how a stop is announced. One stream is [`stream`]'s business, what to
 //! send next [`session`]'s. Nothing here waits for a proxy on behalf of another.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::drain;
 use crate::fleet::Fleet;
 use crate::stream::metrics::ServerMetrics;
+use crate::stream::server::entry::Entry;
 use crate::stream::server::snapshots::Snapshots;
 use crate::stream::server::stream::{Shared, Stream};
 use crate::stream::source::Source;
@@ -25,6 +26,7 @@ use crate::stream::{Error, Token};
 use crate::wire::proto::control_stream_service_server::{ControlStreamService, ControlStreamServiceServer};
 use crate::wire::proto::{SyncRequest, SyncResponse};
 
+pub(super) mod entry;
 pub mod session;
 pub(super) mod snapshots;
 pub(super) mod status;
@@ -51,6 +53,13 @@ pub struct Config {
     pub snapshots_max: usize,
     /// A stream on which the proxy says nothing for this long is ended.
     pub silence_max: Duration,
+    /// Connections at a time; further ones are closed at once. 20,000: each
+    /// proxy has one, and a fleet is hundreds; the limit of descriptors has to
+    /// be raised for as many.
+    pub connections_max: usize,
+    /// A connection over which no stream is let in within this time is closed:
+    /// whoever reaches the port may connect, also without the token.
+    pub opening_max: Duration,
 }
 
 impl Config {
@@ -64,6 +73,8 @@ impl Config {
             reconnect_spread: Duration::from_secs(2),
             snapshots_max: 4,
             silence_max: Duration::from_secs(60),
+            connections_max: 20_000,
+            opening_max: Duration::from_secs(10),
         }
     }
 }
@@ -106,6 +117,7 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let snapshots = Snapshots::new(config.snapshots_max);
+    let incoming = entry::guard(incoming, config.connections_max, config.opening_max);
     let mut stop = drain.clone();
     let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, drain });
     let serving = tonic::transport::Server::builder()
@@ -130,11 +142,15 @@ impl<S: Source> ControlStreamService for Service<S> {
     type SyncStream = ReceiverStream<Result<SyncResponse, Status>>;
 
     async fn sync(&self, request: Request<Streaming<SyncRequest>>) -> Result<Response<Self::SyncStream>, Status> {
-        // Transports without addresses exist in simulations only.
-        let address = request.remote_addr().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let entry = request.extensions().get::<Entry>().cloned();
+        let address = entry.as_ref().and_then(|entry| entry.address);
+        let address = address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         if let Err(status) = self.0.admit(&request, address) {
             warn!(%address, reason = status.message(), "proxy refused");
             return Err(status);
+        }
+        if let Some(entry) = entry {
+            entry.opened();
         }
         let (outbound, responses) = mpsc::channel(OUTBOUND_MAX);
         let stream = Stream::new(Arc::clone(&self.0), address, outbound);

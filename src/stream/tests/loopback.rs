@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -336,6 +337,44 @@ async fn a_proxy_that_stops_says_goodbye_and_is_forgotten() {
     proxy.reaches(log.head()).await;
     proxy.stop().await;
     fleet_shows(&control.fleet, |fleet| fleet.proxies().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_stream_is_closed_and_one_with_a_stream_is_not() {
+    let log = Log::new(1);
+    let config = crate::stream::server::Config { opening_max: Duration::from_millis(300), ..config() };
+    let control = Control::start_with(log.clone(), config).await;
+    let mut proxy = Proxy::start(control.address);
+    proxy.reaches(log.head()).await;
+    let mut stranger = TcpStream::connect(control.address).await.unwrap();
+    closed(&mut stranger).await;
+    log.commit(moved(1, 1), &[]);
+    proxy.reaches(log.head()).await;
+    assert_eq!(proxy.metrics.connects.get(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_closed_at_once() {
+    let log = Log::new(1);
+    let config = crate::stream::server::Config { connections_max: 1, ..config() };
+    let control = Control::start_with(log.clone(), config).await;
+    let mut proxy = Proxy::start(control.address);
+    proxy.reaches(log.head()).await;
+    let begun = std::time::Instant::now();
+    closed(&mut TcpStream::connect(control.address).await.unwrap()).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "before its time to open a stream is over");
+    // Its place is free again once the proxy has left.
+    proxy.stop().await;
+    let mut next = Proxy::start(control.address);
+    next.reaches(log.head()).await;
+}
+
+/// Waits until the other side has closed, whatever it says before.
+async fn closed(connection: &mut TcpStream) {
+    let mut said = Vec::new();
+    let reading = connection.read_to_end(&mut said);
+    // A reset is an end as well.
+    let _ = tokio::time::timeout(LIMIT, reading).await.expect("it is closed");
 }
 
 #[tokio::test]
