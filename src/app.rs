@@ -5,7 +5,8 @@
 //! half-started. Stopping goes the other way round: the ingress finishes what it
 //! has, then the workers are stopped, then the control plane.
 
-use std::io::Write;
+mod bound;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::json;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::app::bound::{Bound, demo_steps, program, say};
 use crate::config::ServerArgs;
 use crate::control::{self, Control};
 use crate::drain::Drain;
@@ -139,6 +141,7 @@ pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
 fn run(arguments: &ServerArgs, serve: impl AsyncFnOnce(ServerArgs) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let args = arguments.clone().with_file()?;
     telemetry::log::init(if args.log_json { telemetry::log::Format::Json } else { telemetry::log::Format::Text })?;
+    raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
     let runtime = runtime.context("start the control runtime")?;
@@ -146,6 +149,16 @@ fn run(arguments: &ServerArgs, serve: impl AsyncFnOnce(ServerArgs) -> anyhow::Re
     // What still runs was asked and insisted upon; it is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// Shells give a process 1,024 open files and allow it many more; each request
+/// in flight takes two.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        warn!(%error, open_files = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 const LOOPBACK_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8090);
@@ -190,7 +203,7 @@ impl ControlPlane {
 
     async fn start(self, args: &ServerArgs, bound: &Bound, metrics: &Metrics) -> anyhow::Result<RunningPlane> {
         let drain = Drain::new();
-        let fleet = Fleet::new(bound.fleet());
+        let fleet = Fleet::new(fleet_config(bound));
         let api_addr = self.api.local_addr()?;
         let logs =
             LogFolder::open(self.data_dir.join("logs"), logs::Config::default()).context("open the folder of logs")?;
@@ -214,6 +227,17 @@ impl ControlPlane {
         note_context(api_addr, key.as_deref());
         Ok(RunningPlane { drain, supervisor, store: self.store, data_dir: self.data_dir, key })
     }
+}
+
+/// How long the control plane waits for proxies to come back before it concludes
+/// anything from their absence. In `up` its own is the only one while no other
+/// machine can reach the stream, and that one has just started with nothing:
+/// closing a pool need not wait a minute for nobody.
+fn fleet_config(bound: &Bound) -> fleet::Config {
+    let alone = !bound.ingress.is_empty() && bound.stream.is_some_and(|stream| stream.ip().is_loopback());
+    let usual = fleet::Config::default();
+    let settle = if alone { ALONE_SETTLE } else { usual.settle };
+    fleet::Config { settle, ..usual }
 }
 
 /// The admin key, where its file is still there: the operator may have put it away.
@@ -337,92 +361,6 @@ impl DataPlane {
         }
         self.drain.drain(STOP_API).await;
     }
-}
-
-/// Where things listen, once they do.
-struct Bound {
-    ingress: Vec<SocketAddr>,
-    api: Option<SocketAddr>,
-    stream: Option<SocketAddr>,
-    admin: SocketAddr,
-    data_dir: Option<PathBuf>,
-}
-
-impl Bound {
-    fn nowhere() -> Self {
-        Self { ingress: Vec::new(), api: None, stream: None, admin: LOOPBACK_ADMIN, data_dir: None }
-    }
-
-    /// Every address, so that no endpoint URL leads back into Repoint.
-    fn all(&self) -> Vec<SocketAddr> {
-        self.ingress.iter().copied().chain(self.api).chain(self.stream).chain([self.admin]).collect()
-    }
-
-    /// How long the control plane waits for proxies to come back before it
-    /// concludes anything from their absence. In `up` its own is the only one
-    /// while no other machine can reach the stream, and that one has just
-    /// started with nothing: closing a pool need not wait a minute for nobody.
-    fn fleet(&self) -> fleet::Config {
-        let alone = !self.ingress.is_empty() && self.stream.is_some_and(|stream| stream.ip().is_loopback());
-        let usual = fleet::Config::default();
-        let settle = if alone { ALONE_SETTLE } else { usual.settle };
-        fleet::Config { settle, ..usual }
-    }
-
-    /// The port in the URLs that answers show. Where the proxies run apart it is
-    /// what `--ingress` says of them: 8080 unless told.
-    fn ingress_port(&self, args: &ServerArgs) -> u16 {
-        self.ingress.first().or(args.ingress.first()).map_or(8080, SocketAddr::port)
-    }
-
-    /// Says so on standard output: one line each, or one JSON object.
-    fn announce(&self, args: &ServerArgs, first_steps: &[String]) {
-        if args.json {
-            let url = |addr: SocketAddr| format!("http://{addr}");
-            let object = json!({
-                "ingress": if self.ingress.is_empty() { None } else { Some(&self.ingress) },
-                "api": self.api.map(url),
-                "stream": self.stream.map(url),
-                "admin": url(self.admin),
-                "data_dir": self.data_dir,
-            });
-            return say(&[object.to_string()]);
-        }
-        let lines = self.ingress.iter().map(|addr| ("ingress", *addr));
-        let lines = lines.chain(self.api.map(|addr| ("api", addr))).chain(self.stream.map(|addr| ("stream", addr)));
-        let lines = lines.chain([("admin", self.admin)]).map(|(name, addr)| format!("{name:<8} http://{addr}"));
-        let data_dir = self.data_dir.iter().map(|data_dir| format!("{:<8} {}", "data", data_dir.display()));
-        say(&lines.chain(data_dir).chain(first_steps.iter().cloned()).collect::<Vec<_>>());
-    }
-}
-
-/// Says lines on standard output. Whoever closed it does not want to know.
-fn say(lines: &[String]) {
-    let mut output = std::io::stdout().lock();
-    for line in lines {
-        if writeln!(output, "{line}").is_err() {
-            return;
-        }
-    }
-}
-
-/// What to try with the demo, as commands that work as they stand.
-fn demo_steps(port: u16, second: Option<&str>) -> Vec<String> {
-    let (program, reference) = (program(), second.unwrap_or("REF"));
-    vec![
-        "The demo is deployed: v1 in preview, staging and production, then v2 in preview.".to_owned(),
-        "Try next, in another terminal:".to_owned(),
-        format!("  curl http://demo-production.localhost:{port}/                  # v1"),
-        format!("  curl -H 'Host: demo-production.localhost' http://127.0.0.1:{port}/"),
-        format!("  curl -N 'http://demo-production.localhost:{port}/stream?tokens=1000&delay_ms=300'"),
-        format!("  {program} promote {reference} --to production -p demo --yes    # v2; the stream stays on v1"),
-        format!("  {program} rollback production -p demo --yes"),
-    ]
-}
-
-/// This program as it was called.
-fn program() -> String {
-    std::env::args().next().unwrap_or_else(|| "repoint".to_owned())
 }
 
 async fn bind(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
