@@ -26,7 +26,7 @@ pub struct ServerArgs {
     /// Directory that holds everything: database, bundles, key, logs
     #[arg(long, env = "REPOINT_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where requests arrive (default 127.0.0.1:8080 and [::1]:8080; port 0 picks one)
+    /// Where requests arrive (default port 8080 of 127.0.0.1 and ::1; port 0 picks one)
     #[arg(long, env = "REPOINT_INGRESS", value_name = "ADDR", value_delimiter = ',')]
     pub ingress: Vec<SocketAddr>,
     /// Where the REST API listens (default 127.0.0.1:8090)

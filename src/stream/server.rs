@@ -1,7 +1,7 @@
 //! The control plane's end: lets proxies in and keeps each one current.
 //!
 //! Owns the listener's rules: who may connect, how many snapshots run at a
-//! time, how a stop is announced. One stream is [`stream`]'s business, what to
+//! time, how a stop is announced. One stream is `stream`'s business, what to
 //! send next [`session`]'s. Nothing here waits for a proxy on behalf of another.
 
 use std::net::{Ipv4Addr, SocketAddr};

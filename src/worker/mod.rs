@@ -1,7 +1,7 @@
 //! The replica supervisor: starts, probes, restarts and stops what serves a pool.
 //!
 //! Reads from the store which pools are wanted, looks at what runs, and lets
-//! [`plan`] decide; everything else carries decisions out and reports what
+//! `plan` decide; everything else carries decisions out and reports what
 //! became of them. Bundle deployments run as local processes, endpoint
 //! deployments are probed where they are. Writes only endpoints and the states
 //! that follow from them; where pointers are moves is `control`'s business.

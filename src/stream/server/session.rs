@@ -2,7 +2,7 @@
 //! that is not acknowledged yet.
 //!
 //! Pure: the head and `now` are arguments, reads and sends are the caller's.
-//! [`stream`](crate::stream::server::stream) carries the steps out.
+//! `stream` carries the steps out.
 
 use std::time::{Duration, Instant};
 
