@@ -31,7 +31,12 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the bundle of this name lies in a data directory, once it was uploaded.
 pub fn archive_path(data_dir: &Path, digest: &digest::Digest) -> PathBuf {
-    data_dir.join("bundles").join(format!("{}.tar.gz", digest.hex()))
+    archives(data_dir).join(format!("{}.tar.gz", digest.hex()))
+}
+
+/// The folder of a data directory that holds uploaded bundles.
+pub fn archives(data_dir: &Path) -> PathBuf {
+    data_dir.join("bundles")
 }
 
 /// Why a bundle could not be read. Reads as "failed to …".

@@ -51,7 +51,7 @@ impl Control {
             .map_err(|_| Error::Overloaded("too many bundles are being uploaded"))?;
         let upload = Upload::begin(&self.config)?;
         let size = upload.fill(body).await?;
-        let path = self.config.bundle_path(&digest.hex());
+        let path = bundle::archive_path(&self.config.data_dir, &digest);
         let kept = tokio::task::spawn_blocking(move || upload.keep(&digest, &path));
         let inspected = kept.await.map_err(|_| Error::Internal("looking into a bundle panicked"))??;
 
@@ -86,11 +86,9 @@ struct Upload(Option<PathBuf>);
 
 impl Upload {
     fn begin(config: &Config) -> Result<Self, Error> {
-        let path = config.bundle_path(&format!("{TEMPORARY}{}", Uuid::now_v7()));
-        if let Some(folder) = path.parent() {
-            make(folder).map_err(failed("make the folder of bundles"))?;
-        }
-        Ok(Self(Some(path)))
+        let folder = bundle::archives(&config.data_dir);
+        make(&folder).map_err(failed("make the folder of bundles"))?;
+        Ok(Self(Some(folder.join(format!("{TEMPORARY}{}.tar.gz", Uuid::now_v7())))))
     }
 
     fn path(&self) -> Result<&Path, Error> {
@@ -154,10 +152,9 @@ fn make(folder: &Path) -> io::Result<()> {
 /// Closes the folder to others, where an earlier build left it open, and removes
 /// what uploads that a crash cut short have left.
 pub(super) fn sweep(config: &Config) {
-    let path = config.bundle_path("any");
-    let Some(folder) = path.parent() else { return };
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    if let Err(error) = std::fs::set_permissions(folder, Permissions::from_mode(0o700)) {
+    let folder = bundle::archives(&config.data_dir);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return };
+    if let Err(error) = std::fs::set_permissions(&folder, Permissions::from_mode(0o700)) {
         tracing::warn!(%error, path = %folder.display(), "other users may read the bundles; chmod 700 their folder");
     }
     for entry in entries.flatten() {

@@ -68,11 +68,6 @@ impl Config {
             Some(port) => format!("http://{host}:{port}"),
         }
     }
-
-    /// Where the bytes of the bundle with this hash are, in hex.
-    fn bundle_path(&self, hash: &str) -> PathBuf {
-        self.data_dir.join("bundles").join(format!("{hash}.tar.gz"))
-    }
 }
 
 /// Event streams and followed logs open at once. Each costs a task and a share
