@@ -3,11 +3,12 @@
 //! Pure: `now` is an argument. [`members`](crate::fleet::members) draws the
 //! conclusions over all of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::fleet::Config;
+use crate::fleet::blocker::Why;
 use crate::model::id::{EndpointId, InstanceId};
 use crate::model::pool::PoolKey;
 use crate::model::revision::Revision;
@@ -28,6 +29,34 @@ pub struct Greeting {
     /// The revision it serves, where that is known to be one of this store's
     /// history; `None` while it serves nothing, or something else.
     pub applied: Option<Revision>,
+    /// It serves what its disk has after a restart, before it has heard anything.
+    /// One that does not must be told the state first.
+    pub keeps_table: bool,
+    /// It serves changes that the store does not have: an older copy of the
+    /// store has been put back.
+    pub ahead: bool,
+    /// It ends with the process of the control plane, because it is in it.
+    pub embedded: bool,
+    /// Earlier runs of this proxy whose process has ended.
+    pub ended: Vec<InstanceId>,
+}
+
+impl Greeting {
+    /// A run of a proxy that serves nothing and keeps nothing.
+    pub fn new(proxy_id: &str, instance_id: InstanceId, address: SocketAddr) -> Self {
+        Self {
+            proxy_id: proxy_id.to_owned(),
+            instance_id,
+            build: String::new(),
+            zone: String::new(),
+            address,
+            applied: None,
+            keeps_table: false,
+            ahead: false,
+            embedded: false,
+            ended: Vec::new(),
+        }
+    }
 }
 
 /// A change that a proxy refused.
@@ -125,12 +154,21 @@ pub(super) struct Member {
 }
 
 /// What the last status said of closing pools and draining endpoints.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Said {
     /// What is not listed below is idle since this; `None`: nothing follows.
     complete_at: Option<Revision>,
-    busy_pools: BTreeSet<PoolKey>,
-    busy_endpoints: BTreeSet<EndpointId>,
+    busy_pools: BTreeMap<PoolKey, u64>,
+    busy_endpoints: BTreeMap<EndpointId, u64>,
+}
+
+impl Said {
+    /// Whether the same is busy as of the same revision, however much.
+    fn proves_as_much_as(&self, other: &Self) -> bool {
+        self.complete_at == other.complete_at
+            && self.busy_pools.keys().eq(other.busy_pools.keys())
+            && self.busy_endpoints.keys().eq(other.busy_endpoints.keys())
+    }
 }
 
 impl Member {
@@ -161,6 +199,7 @@ impl Member {
         if self.applied.is_none() {
             // It serves another history: nothing it said counts in this one.
             self.said.complete_at = None;
+            self.durable = None;
         }
     }
 
@@ -181,13 +220,14 @@ impl Member {
     pub(super) fn report(&mut self, report: Report) -> bool {
         let said = Said {
             complete_at: report.applied.filter(|_| !report.truncated),
-            busy_pools: report.busy_pools.iter().map(|(pool, _)| *pool).collect(),
-            busy_endpoints: report.busy_endpoints.into_iter().map(|(endpoint, _)| endpoint).collect(),
+            busy_pools: report.busy_pools.iter().copied().collect(),
+            busy_endpoints: report.busy_endpoints.into_iter().collect(),
         };
         // A pool that has left the busy list holds nothing, or says so anew in
         // the load list, which holds only pools whose load moved. Counts prove
         // nothing, so they ring no bell.
-        for pool in self.said.busy_pools.difference(&said.busy_pools).filter(|_| !report.truncated) {
+        let left = |pool: &&PoolKey| !report.truncated && !said.busy_pools.contains_key(*pool);
+        for pool in self.said.busy_pools.keys().filter(left) {
             self.in_flight.remove(pool);
         }
         for (pool, count) in report.in_flight.into_iter().chain(report.busy_pools) {
@@ -196,7 +236,7 @@ impl Member {
                 _ => self.in_flight.insert(pool, count),
             };
         }
-        let changed = self.said != said;
+        let changed = !self.said.proves_as_much_as(&said);
         self.said = said;
         changed
     }
@@ -230,12 +270,37 @@ impl Member {
         self.silent(now) <= config.suspect + config.gone_grace
     }
 
-    pub(super) fn shows_pool_idle(&self, pool: PoolKey, closing: Revision) -> bool {
-        self.said.complete_at >= Some(closing) && !self.said.busy_pools.contains(&pool)
+    /// What it lacks before the change at `closing` is known to bind it, also
+    /// after a restart (invariant 9).
+    pub(super) fn does_not_know(&self, closing: Revision) -> Option<Why> {
+        if self.applied < Some(closing) {
+            return Some(Why::NotApplied);
+        }
+        // One that keeps no table asks for the state before it serves again.
+        let forgets = self.greeting.keeps_table && self.durable < Some(closing);
+        forgets.then_some(Why::NotDurable)
     }
 
-    pub(super) fn shows_endpoint_idle(&self, endpoint: EndpointId, draining: Revision) -> bool {
-        self.said.complete_at >= Some(draining) && !self.said.busy_endpoints.contains(&endpoint)
+    /// What it lacks before this pool is known to be idle here.
+    pub(super) fn blocks_pool(&self, pool: PoolKey, closing: Revision) -> Option<Why> {
+        self.blocks(self.said.busy_pools.get(&pool), closing)
+    }
+
+    /// The same for an endpoint.
+    pub(super) fn blocks_endpoint(&self, endpoint: EndpointId, draining: Revision) -> Option<Why> {
+        self.blocks(self.said.busy_endpoints.get(&endpoint), draining)
+    }
+
+    fn blocks(&self, busy: Option<&u64>, closing: Revision) -> Option<Why> {
+        if let Some(why) = self.does_not_know(closing) {
+            return Some(why);
+        }
+        // A status that is older than the change proves nothing, also where an
+        // earlier change had closed the same.
+        if self.said.complete_at < Some(closing) {
+            return Some(busy.map_or(Why::Unreported, |in_flight| Why::Busy { in_flight: *in_flight }));
+        }
+        busy.map(|in_flight| Why::Busy { in_flight: *in_flight })
     }
 
     pub(super) fn in_flight_on(&self, pool: PoolKey) -> u64 {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::fleet::Config;
+use crate::fleet::blocker::{Blocker, Why};
 use crate::fleet::member::{Greeting, Member, Refused, Report, State};
 use crate::fleet::propagation::{Propagation, Refusal};
 use crate::model::id::{EndpointId, InstanceId};
@@ -155,21 +156,27 @@ impl Members {
         self.members.values().filter_map(|member| member.next_transition(&self.config, now)).min()
     }
 
-    /// Whether no proxy holds a request on this pool, which the change at
-    /// `closing` closed (invariant 9). A proxy that is silent still counts until
+    /// What keeps a pool, which the change at `closing` closed, from being
+    /// stopped (invariant 9). A proxy that is silent still counts until
     /// `gone_grace` is over, unless what it said last was proof already.
-    pub fn is_pool_drained(&self, pool: PoolKey, closing: Revision, now: Instant) -> bool {
-        self.all_show(now, |member| member.shows_pool_idle(pool, closing))
+    pub fn blocking_pool(&self, pool: PoolKey, closing: Revision, now: Instant) -> impl Iterator<Item = Blocker> {
+        self.blocking(now, move |member| member.blocks_pool(pool, closing))
     }
 
     /// The same for an endpoint that a change marked draining or removed.
-    pub fn is_endpoint_drained(&self, endpoint: EndpointId, draining: Revision, now: Instant) -> bool {
-        self.all_show(now, |member| member.shows_endpoint_idle(endpoint, draining))
+    pub fn blocking_endpoint(
+        &self,
+        endpoint: EndpointId,
+        draining: Revision,
+        now: Instant,
+    ) -> impl Iterator<Item = Blocker> {
+        self.blocking(now, move |member| member.blocks_endpoint(endpoint, draining))
     }
 
-    /// Whether every proxy that may still serve has applied `revision`.
-    pub fn is_closing_known(&self, revision: Revision, now: Instant) -> bool {
-        self.all_show(now, |member| member.applied >= Some(revision))
+    /// What keeps the change at `revision` from binding every proxy that may
+    /// still serve, also after a restart of it.
+    pub fn blocking_closing(&self, revision: Revision, now: Instant) -> impl Iterator<Item = Blocker> {
+        self.blocking(now, move |member| member.does_not_know(revision))
     }
 
     /// Requests on a pool, as last reported.
@@ -183,11 +190,22 @@ impl Members {
         self.members.iter().map(|(key, member)| view(key, member, &self.config, now)).collect()
     }
 
-    fn all_show(&self, now: Instant, shows: impl Fn(&Member) -> bool) -> bool {
+    fn blocking(&self, now: Instant, lacks: impl Fn(&Member) -> Option<Why>) -> impl Iterator<Item = Blocker> {
         // Nothing is concluded from absence after a restart: whoever is here
         // already, others that serve may only not have reconnected.
-        let settled = now.saturating_duration_since(self.since) >= self.config.settle;
-        settled && self.members.values().all(|member| shows(member) || !member.may_serve(&self.config, now))
+        let left = self.config.settle.saturating_sub(now.saturating_duration_since(self.since));
+        let settling = (!left.is_zero()).then_some(Blocker::Settling { left });
+        let proxies = self.members.iter().filter_map(move |(key, member)| {
+            let why = lacks(member).filter(|_| member.may_serve(&self.config, now))?;
+            Some(Blocker::Proxy {
+                proxy_id: key.proxy_id.clone(),
+                instance_id: key.instance_id,
+                state: member.state(&self.config, now),
+                silent_for: member.silent(now),
+                why,
+            })
+        });
+        settling.into_iter().chain(proxies)
     }
 
     /// Applies what the current stream of a proxy said; words of an older one are dropped.

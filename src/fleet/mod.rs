@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::fleet::blocker::Blocker;
 use crate::fleet::member::{Greeting, Refused, Report};
 use crate::fleet::members::{Members, ProxyView, Session};
 use crate::fleet::propagation::Propagation;
@@ -18,6 +19,7 @@ use crate::model::id::EndpointId;
 use crate::model::pool::PoolKey;
 use crate::model::revision::Revision;
 
+pub mod blocker;
 pub mod member;
 pub mod members;
 pub mod propagation;
@@ -146,24 +148,40 @@ impl Fleet {
         self.0.changed.subscribe()
     }
 
-    /// Whether every proxy that may still serve knows of the change at
-    /// `revision`, so that what it closed gets no new requests. More than
+    /// Whether the change at `revision` binds every proxy that may still serve,
+    /// so that what it closed gets no new requests: applied, and on disk where
+    /// the proxy begins with what its disk has. More than
     /// `propagation(revision).complete`, which goes on without those that are
     /// gone: this waits until their grace is over, as the proofs below do.
     pub fn closing_known(&self, revision: Revision) -> bool {
-        self.members().is_closing_known(revision, now())
+        self.members().blocking_closing(revision, now()).next().is_none()
     }
 
     /// Whether no proxy holds a request on this pool, which the change at
     /// `closing` closed.
     pub fn drained_pool(&self, pool: PoolKey, closing: Revision) -> bool {
-        self.members().is_pool_drained(pool, closing, now())
+        self.members().blocking_pool(pool, closing, now()).next().is_none()
     }
 
     /// Whether no proxy holds a request on this endpoint, which the change at
     /// `draining` marked draining or removed.
     pub fn drained_endpoint(&self, endpoint: EndpointId, draining: Revision) -> bool {
-        self.members().is_endpoint_drained(endpoint, draining, now())
+        self.members().blocking_endpoint(endpoint, draining, now()).next().is_none()
+    }
+
+    /// Why [`Fleet::drained_pool`] is false, proxy by proxy: empty when it is true.
+    pub fn blocking_pool(&self, pool: PoolKey, closing: Revision) -> Vec<Blocker> {
+        self.members().blocking_pool(pool, closing, now()).collect()
+    }
+
+    /// Why [`Fleet::drained_endpoint`] is false.
+    pub fn blocking_endpoint(&self, endpoint: EndpointId, draining: Revision) -> Vec<Blocker> {
+        self.members().blocking_endpoint(endpoint, draining, now()).collect()
+    }
+
+    /// Why [`Fleet::closing_known`] is false.
+    pub fn blocking_closing(&self, revision: Revision) -> Vec<Blocker> {
+        self.members().blocking_closing(revision, now()).collect()
     }
 
     /// Requests on a pool, summed over the proxies that are not gone, as last reported.

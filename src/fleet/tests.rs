@@ -7,12 +7,8 @@ use crate::fleet::member::Reason;
 
 fn greeting(applied: u64) -> Greeting {
     Greeting {
-        proxy_id: "a".into(),
-        instance_id: Uuid::from_u128(1).into(),
-        build: "repoint/test".into(),
-        zone: String::new(),
-        address: "127.0.0.1:1".parse().unwrap(),
         applied: Some(Revision(applied)),
+        ..Greeting::new("a", Uuid::from_u128(1).into(), "127.0.0.1:1".parse().unwrap())
     }
 }
 

@@ -10,12 +10,9 @@ use crate::plane::{Plane, until};
 
 fn hello(plane: &Plane, name: &str, applied: Revision) -> Session {
     plane.fleet.hello(Greeting {
-        proxy_id: name.into(),
-        instance_id: Uuid::now_v7().into(),
         build: "repoint/test".into(),
-        zone: String::new(),
-        address: "127.0.0.1:1".parse().unwrap(),
         applied: Some(applied),
+        ..Greeting::new(name, Uuid::now_v7().into(), "127.0.0.1:1".parse().unwrap())
     })
 }
 

@@ -234,12 +234,8 @@ impl Bench {
         let head = self.store.head().revision;
         let session = self.proxy.get_or_insert_with(|| {
             self.fleet.hello(Greeting {
-                proxy_id: "test".to_owned(),
-                instance_id: Uuid::new_v4().into(),
-                build: String::new(),
-                zone: String::new(),
-                address: "127.0.0.1:1".parse().unwrap(),
                 applied: Some(head),
+                ..Greeting::new("test", Uuid::new_v4().into(), "127.0.0.1:1".parse().unwrap())
             })
         });
         self.fleet.ack(session, Some(head), Some(head));
@@ -252,14 +248,7 @@ impl Bench {
         self.proxy_says(&[]);
         let session = self.proxy.take().unwrap();
         self.fleet.goodbye(&session);
-        self.fleet.hello(Greeting {
-            proxy_id: "behind".to_owned(),
-            instance_id: Uuid::new_v4().into(),
-            build: String::new(),
-            zone: String::new(),
-            address: "127.0.0.1:1".parse().unwrap(),
-            applied: None,
-        });
+        self.fleet.hello(Greeting::new("behind", Uuid::new_v4().into(), "127.0.0.1:1".parse().unwrap()));
     }
 }
 

@@ -31,14 +31,7 @@ impl Table {
     }
 
     fn joins_as(&mut self, proxy: &str, instance: u128, applied: Option<u64>, seconds: u64) -> Session {
-        let greeting = Greeting {
-            proxy_id: proxy.into(),
-            instance_id: Uuid::from_u128(instance).into(),
-            build: "repoint/test".into(),
-            zone: String::new(),
-            address: "127.0.0.1:1".parse().unwrap(),
-            applied: applied.map(Revision),
-        };
+        let greeting = Greeting { applied: applied.map(Revision), ..greeting(proxy, instance) };
         let now = self.at(seconds);
         self.members.hello(greeting, now)
     }
@@ -61,7 +54,10 @@ impl Table {
 
     fn reports(&mut self, session: &Session, report: Report, seconds: u64) {
         let now = self.at(seconds);
+        let applied = report.applied;
         self.members.status(session, report, now);
+        // As the stream does: what it has published it has applied.
+        self.members.ack(session, applied, None, now);
     }
 
     fn propagation(&self, revision: u64, seconds: u64) -> Propagation {
@@ -70,15 +66,30 @@ impl Table {
 
     fn drained(&self, n: u128, closing: u64, seconds: u64) -> bool {
         let now = self.at(seconds);
-        let pool = self.members.is_pool_drained(pool(n), Revision(closing), now);
-        let endpoint = self.members.is_endpoint_drained(Uuid::from_u128(n).into(), Revision(closing), now);
-        assert_eq!(pool, endpoint, "pools and endpoints follow one rule");
-        pool
+        let pools: Vec<_> = self.members.blocking_pool(pool(n), Revision(closing), now).collect();
+        let endpoint = Uuid::from_u128(n).into();
+        let endpoints: Vec<_> = self.members.blocking_endpoint(endpoint, Revision(closing), now).collect();
+        assert_eq!(pools, endpoints, "pools and endpoints follow one rule");
+        pools.is_empty()
     }
 
     fn known(&self, closing: u64, seconds: u64) -> bool {
-        self.members.is_closing_known(Revision(closing), self.at(seconds))
+        self.members.blocking_closing(Revision(closing), self.at(seconds)).next().is_none()
     }
+
+    /// What each proxy lacks before a pool is stopped.
+    fn lacks(&self, n: u128, closing: u64, seconds: u64) -> Vec<(String, Why)> {
+        let blockers = self.members.blocking_pool(pool(n), Revision(closing), self.at(seconds));
+        let lacking = blockers.filter_map(|blocker| match blocker {
+            Blocker::Proxy { proxy_id, why, .. } => Some((proxy_id, why)),
+            Blocker::Settling { .. } => None,
+        });
+        lacking.collect()
+    }
+}
+
+fn greeting(proxy: &str, instance: u128) -> Greeting {
+    Greeting::new(proxy, Uuid::from_u128(instance).into(), "127.0.0.1:1".parse().unwrap())
 }
 
 fn pool(n: u128) -> PoolKey {
@@ -232,6 +243,68 @@ fn drained_is_absence_from_a_status_at_or_past_the_closing_change() {
     table.says(&b, 10, &[], 3);
     assert!(table.drained(1, 9, 3));
     assert!(!table.drained(1, 11, 3), "closed again by a later change: the earlier proof is void");
+}
+
+#[test]
+fn a_proxy_that_keeps_its_table_has_to_have_the_closing_on_disk() {
+    let mut table = Table::new();
+    let greeting = Greeting { applied: Some(Revision(8)), keeps_table: true, ..greeting("a", 1) };
+    let session = table.members.hello(greeting, table.at(0));
+    assert_eq!(table.lacks(1, 9, 0), [("a".into(), Why::NotApplied)]);
+    table.says(&session, 9, &[], 1);
+    table.acks(&session, 9, 1);
+    assert_eq!(table.lacks(1, 9, 1), [("a".into(), Why::NotDurable)]);
+    assert!(!table.known(9, 1), "its disk would send requests there again");
+    assert!(table.propagation(9, 1).complete, "a slow disk delays no move");
+    table.members.ack(&session, Some(Revision(9)), Some(Revision(9)), table.at(2));
+    assert!(table.drained(1, 9, 2) && table.known(9, 2));
+
+    // One that keeps nothing asks before it serves again.
+    let mut table = Table::new();
+    let session = table.joins("b", Some(8), 0);
+    table.says(&session, 9, &[], 1);
+    table.acks(&session, 9, 1);
+    assert!(table.drained(1, 9, 1) && table.known(9, 1));
+}
+
+#[test]
+fn who_blocks_a_stop_is_named_with_what_it_lacks() {
+    let mut table = Table::new();
+    let (a, b) = (table.joins("a", Some(9), 0), table.joins("b", Some(9), 0));
+    table.joins("c", Some(8), 0);
+    table.says(&a, 9, &[1], 1);
+    let expected =
+        [("a".into(), Why::Busy { in_flight: 2 }), ("b".into(), Why::Unreported), ("c".into(), Why::NotApplied)];
+    assert_eq!(table.lacks(1, 9, 1), expected);
+    table.says(&b, 9, &[], 1);
+    let told = |seconds| {
+        let blockers = table.members.blocking_pool(pool(1), Revision(9), table.at(seconds));
+        blockers.map(|blocker| (blocker.to_string(), blocker.is_busy())).collect::<Vec<_>>()
+    };
+    assert!(told(2)[0].0.ends_with("carries 2 requests of it") && told(2)[0].1, "{:?}", told(2));
+    let (silent, busy) = &told(100)[1];
+    assert!(silent.starts_with("proxy c (run 0") && silent.contains("has not applied"), "{silent}");
+    assert!(silent.ends_with("is silent for 100 s") && !busy, "{silent}");
+    let table = Table::started(Config::default());
+    assert!(matches!(
+        *table.members.blocking_pool(pool(1), Revision(9), table.at(59)).collect::<Vec<_>>(),
+        [Blocker::Settling { .. }]
+    ));
+}
+
+#[test]
+fn a_reopened_pool_needs_new_proofs() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(9), 0);
+    table.says(&session, 9, &[], 1);
+    assert!(table.drained(1, 9, 1));
+    // 10 opens it, 11 closes it again: what was idle at 9 may have got requests at 10.
+    table.acks(&session, 11, 2);
+    assert_eq!(table.lacks(1, 11, 2), [("a".into(), Why::Unreported)]);
+    table.says(&session, 10, &[], 3);
+    assert_eq!(table.lacks(1, 11, 3), [("a".into(), Why::Unreported)], "read before the second closing");
+    table.says(&session, 11, &[], 4);
+    assert!(table.drained(1, 11, 4));
 }
 
 #[test]

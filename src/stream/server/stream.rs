@@ -175,6 +175,10 @@ impl<S: Source> Stream<S> {
             zone: hello.zone,
             address: self.address,
             applied: hello.position.and_then(|at| session.recognised(at)),
+            keeps_table: hello.keeps_table,
+            ahead: session.is_ahead(head),
+            embedded: false,
+            ended: Vec::new(),
         });
         let config = &self.shared.config;
         let welcome = Welcome {
