@@ -52,8 +52,12 @@ impl Server {
 
     /// `repoint proxy` of that control plane.
     pub fn proxy(control: &Self) -> Self {
-        let url = format!("http://{}", control.stream());
-        let token = control.data_dir.join("stream.token");
+        Self::proxy_of(control.stream(), &control.data_dir.join("stream.token"))
+    }
+
+    /// `repoint proxy` of the control plane that listens there.
+    pub fn proxy_of(stream: SocketAddr, token: &Path) -> Self {
+        let url = format!("http://{stream}");
         let token = token.to_str().expect("temporary paths are UTF-8");
         Self::start_in(folder(), &["proxy", "--ingress", "127.0.0.1:0", "--control", &url, "--token-file", token])
     }
