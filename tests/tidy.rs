@@ -88,6 +88,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const SLEEPS_ALLOWED: &[(&str, &str)] = &[
     ("tests/support/mod.rs", "the pause between two looks of `until`, which has a deadline"),
     ("tests/support/server.rs", "the pause between two looks at a process that was asked to end"),
+    ("tests/crash/traffic.rs", "the pace of a load that goes on meanwhile; nothing waits for it"),
 ];
 
 // The tree as it is.

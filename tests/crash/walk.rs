@@ -2,12 +2,12 @@
 //! little later.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::audit::{Facts, audit};
 use super::plane::Plane;
 use super::support::api::{Answer, Api};
-use super::support::until;
+use super::support::{until, within};
 
 /// A step and how to tell what became of it.
 pub struct Step<'a> {
@@ -48,10 +48,7 @@ pub fn walk(plane: &mut Plane, step: Step<'_>, after: &mut dyn FnMut(Crash<'_>))
         let answer = act(&api);
         plane.page.answered();
         until(&format!("{name} to be through"), || (plane.is_dead() || through(&api) == Some(true)).then_some(()));
-        let end = Instant::now() + ECHO_MAX;
-        while !plane.is_dead() && echo(&api) != Some(true) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        within(ECHO_MAX, || (plane.is_dead() || echo(&api) == Some(true)).then_some(()));
         let count = plane.page.count();
         let died = count >= kill_at;
         let at = if died { format!("at call {kill_at}: {}", plane.page.what()) } else { "after the last call".into() };

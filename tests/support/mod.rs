@@ -19,13 +19,19 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// # Panics
 ///
 /// When it is not there by the deadline; `what` says what was waited for.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+#[track_caller]
+pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, ask).unwrap_or_else(|| panic!("waited {DEADLINE:?} for {what}"))
+}
+
+/// Asks until the answer is there, or for so long.
+pub fn within<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + limit;
     loop {
-        if let Some(value) = ask() {
-            return value;
+        let answer = ask();
+        if answer.is_some() || Instant::now() >= end {
+            return answer;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} for {what}");
         // The pause between two looks, not the wait.
         std::thread::sleep(Duration::from_millis(10));
     }
