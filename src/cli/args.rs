@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::cli::error::Error;
 use crate::cli::session::Session;
-use crate::cli::{Done, deploy, deployment, environment, history, project, promotion, proxies};
+use crate::cli::{Done, deploy, deployment, environment, history, project, promotion, proxies, transfer};
 
 /// The client commands. `main` flattens them beside those of the servers.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,10 @@ pub enum Command {
     Deployment(deployment::DeploymentArgs),
     /// Every proxy: what it serves, how far it is behind
     Proxies(proxies::Proxies),
+    /// Read projects, environments, endpoint deployments and pointers from a file, in one change
+    Import(transfer::Import),
+    /// Write projects, environments, endpoint deployments and pointers as lines that import reads
+    Export(transfer::Export),
 }
 
 /// Arguments of every client command.
@@ -81,6 +85,8 @@ impl Command {
             Self::History(args) => &args.common,
             Self::Deployment(args) => &args.common,
             Self::Proxies(args) => &args.common,
+            Self::Import(args) => &args.common,
+            Self::Export(args) => &args.common,
         }
     }
 
@@ -94,6 +100,8 @@ impl Command {
             Self::History(args) => args.run(session),
             Self::Deployment(args) => args.command.run(session),
             Self::Proxies(_) => proxies::run(session),
+            Self::Import(args) => args.run(session),
+            Self::Export(args) => args.run(session),
         }
     }
 }

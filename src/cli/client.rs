@@ -115,9 +115,26 @@ impl Client {
         self.answer(response)
     }
 
+    /// POST of bytes as they are read, answered as it comes.
+    pub fn exchange(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+        kind: &str,
+        bytes: &mut dyn Read,
+    ) -> Result<ureq::BodyReader<'static>, Error> {
+        let request = self.request(Method::POST, &with_query(path, query)).header("content-type", kind);
+        let response = self.run(request.body(SendBody::from_reader(bytes)), UPLOAD_ANSWER_TIMEOUT)?;
+        self.opened(response)
+    }
+
     /// GET of an answer that is read as it comes, for as long as it comes.
     pub fn stream(&self, path: &str, query: &impl Serialize) -> Result<ureq::BodyReader<'static>, Error> {
         let response = self.send(Method::GET, &with_query(path, query), (), ANSWER_TIMEOUT)?;
+        self.opened(response)
+    }
+
+    fn opened(&self, response: Response<Body>) -> Result<ureq::BodyReader<'static>, Error> {
         if response.status().is_success() {
             return Ok(response.into_body().into_reader());
         }

@@ -81,6 +81,17 @@ pub enum Error {
     /// The directory cannot be deployed as it is.
     #[error(transparent)]
     Directory(#[from] pack::Error),
+    /// A file that was named cannot be read or written.
+    #[error("{doing} {path}: {source}")]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With which.
+        path: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
     /// Standard output is closed or full.
     #[error("write to standard output: {0}")]
     Output(#[source] std::io::Error),
@@ -147,6 +158,7 @@ impl Error {
             Self::NotFound { .. } => "deployment_not_found",
             Self::Context(_) => "context_unusable",
             Self::Directory(_) => "directory_invalid",
+            Self::File { .. } => "file_unusable",
             Self::Output(_) => "output_failed",
         }
     }

@@ -32,6 +32,7 @@ mod session;
 mod settings;
 mod table;
 mod text;
+mod transfer;
 
 use std::process::ExitCode;
 

@@ -39,10 +39,18 @@ const FOLLOW_MAX: Duration = Duration::from_secs(600);
 pub(super) struct Queue(mpsc::Sender<Followed>);
 
 struct Followed {
-    promotion: PromotionId,
-    environment: EnvironmentId,
+    moves: Moves,
     revision: Revision,
     since: Instant,
+}
+
+/// What is followed.
+#[derive(Clone, Copy, Debug)]
+enum Moves {
+    /// One move.
+    One(PromotionId, EnvironmentId),
+    /// Every move of its change, however many: an import.
+    All,
 }
 
 impl Queue {
@@ -55,13 +63,29 @@ impl Queue {
     /// Commits, and follows the move that this made, if it made one. Both happen
     /// even if the caller goes away in between.
     pub(super) async fn commit(&self, tx: Transaction, moved: Option<&Promotion>) -> Result<(), Error> {
-        let (queue, moved) = (self.clone(), moved.cloned());
+        self.commit_all(tx, moved.map_or(&[], std::slice::from_ref)).await.map(drop)
+    }
+
+    /// The same with several moves of one change. Answers the head.
+    pub(super) async fn commit_all(&self, tx: Transaction, moved: &[Promotion]) -> Result<Revision, Error> {
+        let one = |moved: &Promotion| (Moves::One(moved.id, moved.environment), moved.revision);
+        self.carry(tx, moved.iter().map(one).collect()).await
+    }
+
+    /// Commits a change with any number of moves and follows it as a whole, if it
+    /// has some. Answers the head.
+    pub(super) async fn commit_change(&self, tx: Transaction, moves: Option<Revision>) -> Result<Revision, Error> {
+        self.carry(tx, moves.map(|revision| (Moves::All, revision)).into_iter().collect()).await
+    }
+
+    async fn carry(&self, tx: Transaction, followed: Vec<(Moves, Revision)>) -> Result<Revision, Error> {
+        let queue = self.clone();
         let carried = async move {
-            tx.commit().await?;
-            if let Some(promotion) = moved {
-                queue.follow(&promotion);
+            let head = tx.commit().await?;
+            for (moves, revision) in followed {
+                queue.follow(moves, revision);
             }
-            Ok(())
+            Ok(head)
         };
         match tokio::spawn(carried.in_current_span()).await {
             Ok(result) => result,
@@ -70,16 +94,10 @@ impl Queue {
         }
     }
 
-    fn follow(&self, promotion: &Promotion) {
-        let followed = Followed {
-            promotion: promotion.id,
-            environment: promotion.environment,
-            revision: promotion.revision,
-            since: Instant::now(),
-        };
+    fn follow(&self, moves: Moves, revision: Revision) {
         // Closed: the control plane stops, and its history with it.
-        if let Err(TrySendError::Full(_)) = self.0.try_send(followed) {
-            tracing::warn!(promotion = %promotion.id, "too many moves on their way to follow this one");
+        if let Err(TrySendError::Full(_)) = self.0.try_send(Followed { moves, revision, since: Instant::now() }) {
+            tracing::warn!(?moves, %revision, "too many moves on their way to follow this one");
         }
     }
 }
@@ -107,7 +125,7 @@ async fn run(mut queue: mpsc::Receiver<Followed>, store: Store, fleet: Fleet, me
 async fn note(batch: &mut Vec<Followed>, store: &Store, fleet: &Fleet, metrics: &Metrics) -> Result<(), store::Error> {
     while let Some(oldest) = batch.first() {
         if !applied(fleet, oldest).await {
-            tracing::warn!(promotion = %oldest.promotion, "a move is not applied everywhere; no longer followed");
+            tracing::warn!(moves = ?oldest.moves, revision = %oldest.revision, "a move is not applied everywhere; no longer followed");
             batch.remove(0);
             continue;
         }
@@ -115,8 +133,13 @@ async fn note(batch: &mut Vec<Followed>, store: &Store, fleet: &Fleet, metrics: 
         let now = now();
         let mut tx = store.write().await?;
         for followed in &batch[..reached] {
-            tx.set_applied(followed.promotion, now).await?;
-            tx.note(What::Applied { environment_id: followed.environment, revision: followed.revision });
+            match followed.moves {
+                Moves::One(promotion, environment_id) => {
+                    tx.set_applied(promotion, now).await?;
+                    tx.note(What::Applied { environment_id, revision: followed.revision });
+                }
+                Moves::All => tx.set_change_applied(followed.revision, now).await?,
+            }
         }
         tx.commit().await?;
         for followed in batch.drain(..reached) {

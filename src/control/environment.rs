@@ -66,14 +66,8 @@ impl Control {
     ) -> Result<Environment, Error> {
         let mut tx = self.store.write().await?;
         let before = find::environment(&mut tx, id).await?;
-        let mut after = before.clone();
-        after.locked = lock(before.locked.clone(), ask.locked, ask.locked_reason)?;
-        after.bounds = bounds(before.bounds, ask.min_replicas, ask.max_replicas)?;
-        if let Some(policy) = ask.policy {
-            after.policy = checked(policy.onto(before.policy.clone()))?;
-        }
-        if let Some(asked) = ask.hosts {
-            after.hosts = hosts(&self.config, &before, asked)?;
+        let mut after = updated(&self.config, &before, ask)?;
+        if after.hosts != before.hosts {
             claim(&mut tx, &after).await?;
         }
         if after == before {
@@ -84,6 +78,21 @@ impl Control {
         tx.commit().await?;
         Ok(after)
     }
+}
+
+/// The environment with what is asked for; what is absent stays. Whether its
+/// hosts are free is another question.
+pub(super) fn updated(config: &Config, before: &Environment, ask: UpdateEnvironment) -> Result<Environment, Error> {
+    let mut after = before.clone();
+    after.locked = lock(before.locked.clone(), ask.locked, ask.locked_reason)?;
+    after.bounds = bounds(before.bounds, ask.min_replicas, ask.max_replicas)?;
+    if let Some(policy) = ask.policy {
+        after.policy = checked(policy.onto(before.policy.clone()))?;
+    }
+    if let Some(asked) = ask.hosts {
+        after.hosts = hosts(config, before, asked)?;
+    }
+    Ok(after)
 }
 
 /// An environment as its names alone make it.

@@ -12,6 +12,7 @@ use crate::model::name::{DeploymentRef, EnvironmentName};
 use crate::model::pool::PoolError;
 use crate::model::promotion::Refused;
 use crate::rest::error::{ErrorBody, ErrorCode};
+use crate::rest::transfer::LineError;
 use crate::store;
 
 /// Why the control plane refuses or fails. The text says what to do next.
@@ -26,6 +27,36 @@ pub enum Error {
     /// No key, or one that is not known.
     #[error("{0}; send the key that the first start wrote to admin.key in the data directory, as X-API-KEY")]
     Unauthorized(&'static str),
+    /// The key is known, and its role does not allow this.
+    #[error("this needs a key with the role admin, and the key's role is {0}; use the admin key of the data directory")]
+    Forbidden(String),
+    /// Lines of an import that cannot be understood or carried out.
+    #[error("{}", import_told(.errors, *.total))]
+    ImportInvalid {
+        /// The first of them.
+        errors: Vec<LineError>,
+        /// How many there are.
+        total: u64,
+    },
+    /// One of several moves that were to happen together.
+    #[error("promotions[{at}]: {source}; none of them was carried out")]
+    InList {
+        /// Which, from 0.
+        at: usize,
+        /// Why it is refused.
+        source: Box<Error>,
+    },
+    /// The target of a move that does not wait is not ready.
+    #[error(
+        "deployment {reference} has no ready replica in {environment}; start it there, and try again when \
+         `repoint deployment status {reference}` shows it running"
+    )]
+    NotReady {
+        /// The target.
+        reference: DeploymentRef,
+        /// Where it was to be served.
+        environment: EnvironmentName,
+    },
     /// No such path in the API.
     #[error("there is no {0} here; every path of the API starts with /api/v1/")]
     NoSuchPath(String),
@@ -251,6 +282,17 @@ impl Error {
             Self::Invalid(_) => (Code::InvalidRequest, Value::Null),
             Self::NotYetSupported(_) => (Code::NotYetSupported, Value::Null),
             Self::Unauthorized(_) => (Code::Unauthorized, Value::Null),
+            Self::Forbidden(role) => (Code::Forbidden, json!({ "role": role })),
+            Self::ImportInvalid { errors, total } => {
+                (Code::ImportInvalid, json!({ "errors": errors, "errors_total": total }))
+            }
+            Self::InList { at, source } => {
+                let body = source.body();
+                let mut details = body.details;
+                details.insert("index".to_owned(), json!(at));
+                (body.code, Value::Object(details))
+            }
+            Self::NotReady { .. } => (Code::TargetNotReady, Value::Null),
             Self::NoSuchPath(_) => (Code::NotFound, Value::Null),
             Self::MethodNotAllowed(..) => (Code::MethodNotAllowed, Value::Null),
             Self::NotFound { noun, .. } => (noun.not_found(), Value::Null),
@@ -304,6 +346,14 @@ impl From<InvalidBounds> for Error {
                 "min_replicas 0 is not supported yet; give 1 or more, or terminate the deployment",
             ),
         }
+    }
+}
+
+fn import_told(errors: &[LineError], total: u64) -> String {
+    let first = errors.first().map(|error| format!("line {}: {}", error.line, error.message)).unwrap_or_default();
+    match total {
+        0 | 1 => format!("nothing was imported: {first}"),
+        more => format!("nothing was imported, for {more} reasons; the first is {first}"),
     }
 }
 

@@ -25,11 +25,14 @@ use crate::telemetry::metrics::Metrics as Registry;
 
 pub mod api;
 mod applied;
+mod batch;
 mod bundle;
 mod deployment;
 mod environment;
 mod error;
+mod export;
 mod find;
+mod import;
 pub mod keys;
 mod metrics;
 mod mover;
@@ -88,6 +91,8 @@ pub struct Control {
     metrics: metrics::Metrics,
     subscribers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
+    imports: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     drain: Watch,
 }
 
@@ -114,6 +119,8 @@ impl Control {
             metrics,
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            imports: Arc::new(Semaphore::new(import::IMPORTS_MAX)),
+            exports: Arc::new(Semaphore::new(export::EXPORTS_MAX)),
             drain: drain.clone(),
         };
         tokio::spawn(mover::run(control.clone()));

@@ -138,7 +138,7 @@ impl Control {
 
 /// Asking for what is current means staying: an older move that still waits is
 /// not what anybody wants any more. Bounds apply; there is no row to write.
-async fn stay(tx: &mut Transaction, allowed: Allowed) -> Result<Next, Error> {
+pub(super) async fn stay(tx: &mut Transaction, allowed: Allowed) -> Result<Next, Error> {
     let Allowed { environment, pool, bounds, .. } = allowed;
     supersede_waiting(tx, environment.id).await?;
     if let Some(pool) = pool {
@@ -170,13 +170,13 @@ pub(super) async fn advance(tx: &mut Transaction, allowed: Allowed, caller: &Cal
         return stays(tx, environment.id).await;
     }
 
-    let source = tx.environments_pointing_at(deployment.id).await?.into_iter().find(|at| at.id != environment.id);
+    let source = tx.source_environment(deployment.id, environment.id).await?;
     let asked = PendingMove {
         number: 0,
         environment: environment.id,
         deployment: deployment.id,
         kind,
-        source_environment: source.map(|at| at.id),
+        source_environment: source,
         actor: caller.actor.clone(),
         reason,
         scale_previous_to_zero,

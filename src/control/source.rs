@@ -25,6 +25,16 @@ pub(super) async fn source(
             let manifest = Manifest::parse(&bundle.manifest_toml).map_err(|e| Error::BundleInvalid(e.to_string()))?;
             Ok(Source::Bundle { digest, manifest })
         }
+        asked @ CreateSource::Endpoints { .. } => outside(asked, own_listeners),
+        CreateSource::Image { .. } => Err(Error::NotYetSupported(
+            "image sources are not supported yet; deploy a bundle, or endpoints that something else runs",
+        )),
+    }
+}
+
+/// Endpoints that something else runs, or the refusal of what is no endpoints.
+pub(super) fn outside(asked: CreateSource, own_listeners: &[SocketAddr]) -> Result<Source, Error> {
+    match asked {
         CreateSource::Endpoints { protocol: Protocol::H2c, .. } => {
             Err(Error::NotYetSupported("protocol \"h2c\" is not supported yet; leave it out, or give \"http1\""))
         }
@@ -43,9 +53,9 @@ pub(super) async fn source(
             }
             Ok(Source::Endpoints { endpoints, protocol, health_path, host })
         }
-        CreateSource::Image { .. } => Err(Error::NotYetSupported(
-            "image sources are not supported yet; deploy a bundle, or endpoints that something else runs",
-        )),
+        CreateSource::Bundle { .. } | CreateSource::Image { .. } => {
+            Err(Error::Invalid("source.kind: only endpoints can be given here".to_owned()))
+        }
     }
 }
 

@@ -59,8 +59,12 @@ codes! {
     BundleInvalid = "bundle_invalid", 400;
     /// The uploaded bytes do not have the digest they were announced with.
     BundleDigestMismatch = "bundle_digest_mismatch", 400;
+    /// Lines of an import that cannot be understood or carried out; nothing of it is there.
+    ImportInvalid = "import_invalid", 400;
     /// No key, or one that is not known.
     Unauthorized = "unauthorized", 401;
+    /// The key is known, and its role does not allow this.
+    Forbidden = "forbidden", 403;
     /// No such path in the API.
     NotFound = "not_found", 404;
     /// No such project.

@@ -20,6 +20,7 @@ pub mod page;
 pub mod projects;
 pub mod proxies;
 pub mod status;
+pub mod transfer;
 
 use serde::{Deserialize, Deserializer, Serialize};
 

@@ -56,6 +56,64 @@ pub struct Promote {
     pub wait_ms: Option<u64>,
 }
 
+/// Body of `POST /api/v1/promotions`: several moves in one change, all or none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteAll {
+    /// The moves, [`PROMOTIONS_MAX`] at most and one of each environment.
+    pub promotions: Vec<PromoteOne>,
+    /// Why, for the history of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Longest wait before answering.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
+}
+
+/// Moves of one list: what a transaction of a second or two carries.
+pub const PROMOTIONS_MAX: usize = 1_000;
+
+/// One move of a list. Its target has to be ready: nothing in a list waits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteOne {
+    /// What to point at.
+    pub source_deployment_id: DeploymentId,
+    /// The environment whose pointer moves.
+    pub target_environment_id: EnvironmentId,
+    /// Refuse unless the pointer names this now; null means nothing.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    pub expected_current_deployment_id: Option<Option<DeploymentId>>,
+    /// Drain and stop the pool that was served before.
+    #[serde(default)]
+    pub scale_previous_to_zero: bool,
+}
+
+/// Answer to a list of moves, 200.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MovedAll {
+    /// Whether this request moved any pointer.
+    pub changed: bool,
+    /// The one change that carried them; where nothing moved, the head.
+    pub revision: Revision,
+    /// What came of each, in the order they were asked for.
+    pub promotions: Vec<MovedOne>,
+    /// How far the change is applied.
+    pub propagation: Propagation,
+}
+
+/// One move of a list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MovedOne {
+    /// Whether this request moved the pointer; false: it named the target already.
+    pub changed: bool,
+    /// Its row in the history; where nothing moved, the row that made the target current.
+    pub promotion: Promotion,
+    /// What was served before; null where nothing was, or nothing moved.
+    #[serde(default)]
+    pub previous: Option<Previous>,
+}
+
 /// Body of `rollback`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

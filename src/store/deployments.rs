@@ -70,6 +70,42 @@ impl Transaction {
         self.first("deployment", select).await?.map(|row| deployment(&row)).transpose()
     }
 
+    /// The deployments of these refs in their projects, as far as they are there,
+    /// in any order.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn deployments_named(&mut self, refs: &[(ProjectId, DeploymentRef)]) -> Result<Vec<Deployment>, Error> {
+        let keys: Vec<_> = refs.iter().map(|(project, name)| [project.to_string(), name.to_string()]).collect();
+        let select = "SELECT deployments.* FROM wanted CROSS JOIN deployments WHERE project_id = a AND reference = b";
+        self.all_of("deployment", select, &keys).await?.iter().map(deployment).collect()
+    }
+
+    /// A page of all deployments, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cursor`], or when the database fails.
+    pub async fn all_deployments(&mut self, page: &Page) -> Result<Listed<Deployment>, Error> {
+        let after = page.cursor(Uuid::nil())?;
+        let select = query(select!("WHERE id > $1 ORDER BY id LIMIT $2")).bind(after.to_string()).bind(page.rows_max());
+        let rows = self.all("deployment", select).await?;
+        let deployments = rows.iter().map(deployment).collect::<Result<_, _>>()?;
+        Ok(page.list(deployments, |deployment: &Deployment| deployment.id))
+    }
+
+    /// The deployments of these ids, as far as they are there, in any order.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn deployments_of_ids(&mut self, ids: &[DeploymentId]) -> Result<Vec<Deployment>, Error> {
+        let keys: Vec<[String; 1]> = ids.iter().map(|id| [id.to_string()]).collect();
+        let select = "SELECT deployments.* FROM wanted CROSS JOIN deployments WHERE id = a";
+        self.all_of("deployment", select, &keys).await?.iter().map(deployment).collect()
+    }
+
     /// A project's deployments, newest first.
     ///
     /// # Errors

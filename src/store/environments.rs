@@ -1,24 +1,46 @@
 //! Environments, as rows: settings and the pointer. Their hosts are next door.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use crate::model::environment::Environment;
 use crate::model::id::{DeploymentId, EnvironmentId, ProjectId};
 use crate::model::name::EnvironmentName;
 use crate::model::pool::PoolKey;
+use crate::store::bulk::Insert;
 use crate::store::row::{Query, Row, json, micros, query};
 use crate::store::{Error, Listed, Page, Transaction};
 
-macro_rules! select {
-    ($rest:literal) => {
+macro_rules! columns {
+    () => {
+        "environments.id, project_id, projects.name AS project_name, environments.name, pointer, bounds, policy, locked, environments.created_at, updated_at"
+    };
+}
+
+macro_rules! wanted {
+    ($condition:literal) => {
         concat!(
-            "SELECT environments.id, project_id, projects.name AS project_name, environments.name, pointer, bounds, ",
-            "policy, locked, environments.created_at, updated_at ",
-            "FROM environments JOIN projects ON projects.id = project_id ",
-            $rest
+            "SELECT ",
+            columns!(),
+            " FROM wanted CROSS JOIN environments JOIN projects ON projects.id = project_id WHERE ",
+            $condition
         )
     };
 }
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!("SELECT ", columns!(), " FROM environments JOIN projects ON projects.id = project_id ", $rest)
+    };
+}
+
+const PUT: Insert = Insert {
+    into: "environments (id, project_id, name, pointer, bounds, policy, locked, created_at, updated_at)",
+    columns: 9,
+    then: "ON CONFLICT (id) DO UPDATE SET pointer = excluded.pointer, bounds = excluded.bounds,
+        policy = excluded.policy, locked = excluded.locked, updated_at = excluded.updated_at",
+};
 
 impl Transaction {
     /// Adds an environment with its hosts.
@@ -101,6 +123,81 @@ impl Transaction {
         Ok(page.list(environments, |environment| environment.id))
     }
 
+    /// The environments of these ids, as far as they are there, in any order.
+    pub(super) async fn environments_of_ids(&mut self, ids: &[EnvironmentId]) -> Result<Vec<Environment>, Error> {
+        let keys: Vec<[String; 1]> = ids.iter().map(|id| [id.to_string()]).collect();
+        let rows = self.all_of("environment", wanted!("environments.id = a"), &keys).await?;
+        self.with_hosts(&rows).await
+    }
+
+    /// The environments of these names in their projects, as far as they are
+    /// there, in any order.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn environments_named(
+        &mut self,
+        names: &[(ProjectId, EnvironmentName)],
+    ) -> Result<Vec<Environment>, Error> {
+        let keys: Vec<_> = names.iter().map(|(project, name)| [project.to_string(), name.to_string()]).collect();
+        let select = wanted!("environments.project_id = a AND environments.name = b");
+        let rows = self.all_of("environment", select, &keys).await?;
+        self.with_hosts(&rows).await
+    }
+
+    /// An environment other than `except` whose pointer names a deployment: the
+    /// oldest of them.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn source_environment(
+        &mut self,
+        deployment: DeploymentId,
+        except: EnvironmentId,
+    ) -> Result<Option<EnvironmentId>, Error> {
+        let select = query("SELECT id FROM environments WHERE pointer = $1 AND id <> $2 ORDER BY id LIMIT 1");
+        let select = select.bind(deployment.to_string()).bind(except.to_string());
+        self.first("environment", select).await?.map(|row| row.parsed("id")).transpose()
+    }
+
+    /// Writes many environments with their hosts: new ones, and new settings or
+    /// pointers of those that are there. `before` are the pointers that those had.
+    /// That names and hosts are free is checked by the caller.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn put_environments(
+        &mut self,
+        environments: &[Environment],
+        before: &HashMap<EnvironmentId, DeploymentId>,
+    ) -> Result<(), Error> {
+        self.insert_all(&PUT, environments, |query, environment| {
+            query
+                .bind(environment.id.to_string())
+                .bind(environment.project.to_string())
+                .bind(environment.name.to_string())
+                .bind(environment.pointer.map(|id| id.to_string()))
+                .bind(environment.bounds.as_ref().map(json))
+                .bind(json(&environment.policy))
+                .bind(environment.locked.clone())
+                .bind(micros(environment.created_at))
+                .bind(micros(environment.updated_at))
+        })
+        .await?;
+        for environment in environments {
+            self.touch_pointer(environment.id, environment.pointer);
+            let before = before.get(&environment.id).copied();
+            if before != environment.pointer {
+                self.touch_pointer(environment.id, before);
+                self.touched.work = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Environments whose pointer names a deployment.
     ///
     /// # Errors
@@ -170,12 +267,13 @@ impl Transaction {
     }
 
     async fn environments_of(&mut self, select: Query) -> Result<Vec<Environment>, Error> {
-        let mut environments = Vec::new();
-        for row in self.all("environment", select).await? {
-            let mut environment = environment(&row)?;
-            environment.hosts = self.hosts(environment.id).await?;
-            environments.push(environment);
-        }
+        let rows = self.all("environment", select).await?;
+        self.with_hosts(&rows).await
+    }
+
+    async fn with_hosts(&mut self, rows: &[Row]) -> Result<Vec<Environment>, Error> {
+        let mut environments = rows.iter().map(environment).collect::<Result<Vec<_>, _>>()?;
+        self.read_hosts(&mut environments).await?;
         Ok(environments)
     }
 }

@@ -18,12 +18,14 @@ use crate::store::database::{BEGIN_WRITE, Database, WAIT_MAX};
 use crate::store::directory::Directory;
 use crate::store::live::Live;
 
+mod bulk;
 mod database;
 mod deployments;
 mod directory;
 mod environments;
 mod error;
 mod hosts;
+mod imported;
 mod keys;
 mod live;
 mod log;

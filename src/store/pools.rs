@@ -178,7 +178,7 @@ fn keyed(text: &'static str, key: PoolKey) -> Query {
     query(text).bind(key.environment.to_string()).bind(key.deployment.to_string())
 }
 
-fn pool(row: &Row) -> Result<Pool, Error> {
+pub(super) fn pool(row: &Row) -> Result<Pool, Error> {
     Ok(Pool {
         key: PoolKey { environment: row.parsed("environment_id")?, deployment: row.parsed("deployment_id")? },
         state: row.word("state")?,

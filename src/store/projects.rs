@@ -46,6 +46,17 @@ impl Transaction {
         self.first("project", select).await?.map(|row| project(&row)).transpose()
     }
 
+    /// The projects of these names, as far as they are there, in any order.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn projects_named(&mut self, names: &[ProjectName]) -> Result<Vec<Project>, Error> {
+        let keys: Vec<[String; 1]> = names.iter().map(|name| [name.to_string()]).collect();
+        let select = "SELECT id, name, created_at FROM wanted CROSS JOIN projects WHERE name = a";
+        self.all_of("project", select, &keys).await?.iter().map(project).collect()
+    }
+
     /// Projects, oldest first.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod concurrency;
 mod deployments;
 mod environments;
 mod events;
+mod import;
 mod invariants;
 mod keys;
 mod logs;

@@ -13,6 +13,17 @@ use crate::rest::KEY_HEADER;
 #[derive(Clone, Debug)]
 pub(super) struct Actor(pub String);
 
+/// The same, of a key that may do everything.
+#[derive(Clone, Debug)]
+pub(super) struct Admin(pub Actor);
+
+/// The role that may do everything.
+const ADMIN: &str = "admin";
+
+/// Role of the key that a request came with.
+#[derive(Clone, Debug)]
+struct Role(String);
+
 /// Longest key looked at; ours have 68 characters.
 const KEY_MAX: usize = 256;
 
@@ -28,6 +39,7 @@ pub(super) async fn require_key(
         let known = control.store.read().await?.key_by_hash(&keys::hash(key)).await?;
         let known = known.ok_or(Error::Unauthorized("the API key is not known here"))?;
         request.extensions_mut().insert(Actor(known.name));
+        request.extensions_mut().insert(Role(known.role));
         refuse_promises(&request)?;
     }
     Ok(next.run(request).await)
@@ -60,6 +72,19 @@ impl<S: Sync> FromRequestParts<S> for Actor {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         parts.extensions.get::<Self>().cloned().ok_or(Error::Unauthorized("the request carries no API key"))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Admin {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let actor = Actor::from_request_parts(parts, state).await?;
+        match parts.extensions.get::<Role>() {
+            Some(Role(role)) if role == ADMIN => Ok(Self(actor)),
+            Some(Role(role)) => Err(Error::Forbidden(role.clone())),
+            None => Err(Error::Unauthorized("the request carries no API key")),
+        }
     }
 }
 

@@ -34,8 +34,7 @@ pub(super) async fn create(
     Body(ask): Body<CreateDeployment>,
 ) -> Result<(StatusCode, Json<CreatedDeployment>), Error> {
     let caller = caller(actor, ask.wait_ms)?;
-    check_length("message", ask.message.as_ref(), MESSAGE_MAX)?;
-    check_length("git_commit", ask.git_commit.as_ref(), COMMIT_MAX)?;
+    check_texts(ask.message.as_ref(), ask.git_commit.as_ref())?;
     let deployed = control.deploy(ask, &caller).await?;
 
     let mut tx = control.store.read().await?;
@@ -54,6 +53,12 @@ pub(super) async fn create(
         promotion,
     };
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Refuses what an author says at more length than is kept.
+pub(in crate::control) fn check_texts(message: Option<&String>, git_commit: Option<&String>) -> Result<(), Error> {
+    check_length("message", message, MESSAGE_MAX)?;
+    check_length("git_commit", git_commit, COMMIT_MAX)
 }
 
 pub(super) async fn list(

@@ -28,8 +28,12 @@ mod projects;
 mod promotions;
 mod proxies;
 mod show;
-mod unread;
 mod show_move;
+mod transfer;
+mod unread;
+
+pub(super) use deployments::check_texts as check_deployment_texts;
+pub(super) use show_move::propagation as shown_propagation;
 
 /// Serves the API on these sockets until the drain asks, then lets requests end.
 /// What is left when it insists is cut with the task.
@@ -82,6 +86,9 @@ fn nouns() -> Router<Control> {
         .route("/deployments/{id}/logs", get(logs::stream))
         .route("/moves/{id}", get(moves::one))
         .route("/promotions/{id}/propagation", get(promotions::propagation))
+        .route("/promotions", post(promotions::promote_all))
+        .route("/import", post(transfer::import))
+        .route("/export", get(transfer::export))
         .route("/proxies", get(proxies::list))
         .route("/events", get(events::stream))
         .route("/secrets", any(error::secrets))

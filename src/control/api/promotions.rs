@@ -1,4 +1,4 @@
-//! `POST /api/v1/deployments/promote` and `/rollback`, an environment's history,
+//! `POST /api/v1/deployments/promote` and `/rollback`, `POST /api/v1/promotions`, an environment's history,
 //! and how far a committed move has got.
 
 use axum::Json;
@@ -14,7 +14,7 @@ use crate::control::environment::REASON_MAX;
 use crate::control::{Control, Error, find};
 use crate::model::id::{EnvironmentId, PromotionId};
 use crate::rest::history::Promotion;
-use crate::rest::moves::{Moved, Promote, Rollback, WaitQuery};
+use crate::rest::moves::{Moved, MovedAll, PROMOTIONS_MAX, Promote, PromoteAll, Rollback, WaitQuery};
 use crate::rest::page::{Page, PageQuery};
 
 pub(super) async fn promote(
@@ -26,6 +26,20 @@ pub(super) async fn promote(
     check_length("reason", ask.reason.as_ref(), REASON_MAX)?;
     let outcome = control.promote(ask, &caller).await?;
     Ok(answer(show_move::outcome(&control, outcome).await?))
+}
+
+pub(super) async fn promote_all(
+    State(control): State<Control>,
+    actor: Actor,
+    Body(ask): Body<PromoteAll>,
+) -> Result<Json<MovedAll>, Error> {
+    let caller = caller(actor, ask.wait_ms)?;
+    check_length("reason", ask.reason.as_ref(), REASON_MAX)?;
+    if !(1..=PROMOTIONS_MAX).contains(&ask.promotions.len()) {
+        return Err(Error::Invalid(format!("promotions: give 1 to {PROMOTIONS_MAX} moves")));
+    }
+    let moved = control.promote_all(ask.promotions, ask.reason, &caller).await?;
+    Ok(Json(show_move::moved_all(&control, moved).await?))
 }
 
 pub(super) async fn rollback(

@@ -1,11 +1,12 @@
 //! From moves to the shapes of their answers.
 
 use crate::control::api::show::Refs;
+use crate::control::batch::MovedAll;
 use crate::control::outcome::{Moved, Outcome};
 use crate::control::{Control, Error};
 use crate::fleet::propagation::Propagation;
 use crate::model::moves::{MoveState, PendingMove};
-use crate::model::pool::PoolKey;
+use crate::model::pool::{Pool, PoolKey};
 use crate::model::promotion::Promotion;
 use crate::rest;
 use crate::store::Transaction;
@@ -50,18 +51,40 @@ pub(super) async fn outcome(control: &Control, outcome: Outcome) -> Result<MoveA
     })
 }
 
+pub(super) async fn moved_all(control: &Control, moved: MovedAll) -> Result<rest::moves::MovedAll, Error> {
+    let mut tx = control.store.read().await?;
+    let (mut refs, mut promotions) = (Refs::default(), Vec::new());
+    for one in moved.moves {
+        promotions.push(rest::moves::MovedOne {
+            changed: one.changed,
+            promotion: promotion(&mut tx, &mut refs, one.promotion).await?,
+            previous: previous(control, &mut tx, &mut refs, one.previous).await?,
+        });
+    }
+    let changed = promotions.iter().any(|one| one.changed);
+    let propagation = propagation(moved.propagation);
+    Ok(rest::moves::MovedAll { changed, revision: moved.revision, promotions, propagation })
+}
+
+async fn previous(
+    control: &Control,
+    tx: &mut Transaction,
+    refs: &mut Refs,
+    pool: Option<Pool>,
+) -> Result<Option<rest::moves::Previous>, Error> {
+    let Some(pool) = pool else { return Ok(None) };
+    Ok(Some(rest::moves::Previous {
+        deployment_id: pool.key.deployment,
+        reference: refs.of(tx, Some(pool.key.deployment)).await?,
+        state: pool.state,
+        in_flight: control.fleet.in_flight(pool.key),
+    }))
+}
+
 pub(super) async fn moved(control: &Control, moved: Moved) -> Result<rest::moves::Moved, Error> {
     let mut tx = control.store.read().await?;
     let mut refs = Refs::default();
-    let previous = match moved.previous {
-        Some(pool) => Some(rest::moves::Previous {
-            deployment_id: pool.key.deployment,
-            reference: refs.of(&mut tx, Some(pool.key.deployment)).await?,
-            state: pool.state,
-            in_flight: control.fleet.in_flight(pool.key),
-        }),
-        None => None,
-    };
+    let previous = previous(control, &mut tx, &mut refs, moved.previous).await?;
     Ok(rest::moves::Moved {
         changed: moved.changed,
         revision: moved.promotion.revision,
@@ -72,7 +95,7 @@ pub(super) async fn moved(control: &Control, moved: Moved) -> Result<rest::moves
     })
 }
 
-fn propagation(propagation: Propagation) -> rest::moves::Propagation {
+pub(in crate::control) fn propagation(propagation: Propagation) -> rest::moves::Propagation {
     let refused = propagation.refused.into_iter();
     rest::moves::Propagation {
         required: propagation.required,

@@ -1,0 +1,102 @@
+//! Many rows in few statements.
+//!
+//! A statement costs some 50 µs whatever it does; a hundred thousand of them are
+//! what an import would spend its time on. Owns how lists of values become one
+//! text; what is read and written is said by the nouns' files.
+
+use sqlx::AssertSqlSafe;
+
+use crate::store::row::{Query, Row};
+use crate::store::{Error, Transaction};
+
+/// Keys looked up by one statement, and rows written by one. With fourteen
+/// columns at most this stays far below the 32,766 values that SQLite takes.
+const ROWS_MAX: usize = 250;
+
+/// What the columns of `wanted` are called, in order.
+const COLUMNS: [&str; 2] = ["a", "a, b"];
+
+/// Where rows go.
+pub(super) struct Insert {
+    /// The table with its columns: `projects (id, name)`.
+    pub into: &'static str,
+    /// How many columns these are.
+    pub columns: usize,
+    /// What follows the rows, such as `ON CONFLICT …`.
+    pub then: &'static str,
+}
+
+impl Transaction {
+    /// Reads what belongs to many keys. `select` finds them as the table
+    /// `wanted` with the columns `a` and `b`.
+    pub(super) async fn all_of<const N: usize>(
+        &mut self,
+        noun: &'static str,
+        select: &'static str,
+        keys: &[[String; N]],
+    ) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
+        for keys in keys.chunks(ROWS_MAX) {
+            let text = format!("WITH wanted ({}) AS (VALUES {}) {select}", COLUMNS[N - 1], places(keys.len(), N));
+            rows.extend(
+                self.all(noun, keys.iter().flatten().fold(dynamic(text), |query, key| query.bind(key.clone()))).await?,
+            );
+        }
+        Ok(rows)
+    }
+
+    /// Writes many rows; `bind` binds the columns of one, in order.
+    pub(super) async fn insert_all<T>(
+        &mut self,
+        insert: &Insert,
+        items: &[T],
+        bind: impl Fn(Query, &T) -> Query,
+    ) -> Result<(), Error> {
+        for items in items.chunks(ROWS_MAX) {
+            let text =
+                format!("INSERT INTO {} VALUES {} {}", insert.into, places(items.len(), insert.columns), insert.then);
+            self.execute(items.iter().fold(dynamic(text), &bind)).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what belongs to many keys: `delete` ends where the list begins.
+    pub(super) async fn delete_all(&mut self, delete: &'static str, keys: &[String]) -> Result<(), Error> {
+        for keys in keys.chunks(ROWS_MAX) {
+            let text = format!("{delete} (VALUES {})", places(keys.len(), 1));
+            self.execute(keys.iter().fold(dynamic(text), |query, key| query.bind(key.clone()))).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A query whose text is made of fixed parts and a number of places; values are bound.
+fn dynamic(text: String) -> Query {
+    sqlx::query(AssertSqlSafe(text))
+}
+
+/// `($1,$2),($3,$4)`: places for so many rows of so many columns.
+fn places(rows: usize, columns: usize) -> String {
+    let mut text = String::with_capacity(rows * columns * 6);
+    for place in 0..rows * columns {
+        text.push_str(match place % columns {
+            0 if place == 0 => "($",
+            0 => "),($",
+            _ => ",$",
+        });
+        text.push_str(&(place + 1).to_string());
+    }
+    text.push(')');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_numbered_through() {
+        assert_eq!(places(1, 1), "($1)");
+        assert_eq!(places(2, 3), "($1,$2,$3),($4,$5,$6)");
+    }
+}
