@@ -5,7 +5,8 @@
 //! acts on it: a move that was superseded meanwhile is never committed, however
 //! late its target becomes ready.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -16,66 +17,93 @@ use crate::model::environment::Environment;
 use crate::model::moves::{MoveState, PendingMove};
 use crate::model::pool::{Pool, PoolKey, PoolState};
 use crate::model::promotion::Kind;
-use crate::store::Transaction;
+use crate::store::{Transaction, Work, WorkKey};
 
-/// From one look to the next where nothing calls for one: what a lost wake-up
-/// and a store that failed for a moment cost.
+/// After the store failed, and from one look to the next while a deadline is far.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything that waits is looked at so often without being called for. No
+/// wake-up is ever lost; this is for mistakes.
+const LOOK_AT_ALL: Duration = Duration::from_secs(30);
 
 /// Runs until the drain asks to stop. Moves that wait then wait on disk.
 pub(super) async fn run(control: Control) {
     // Held until a settlement that is under way is through.
     let _hold = control.drain.hold();
-    let mut work = control.store.watch_work();
+    let mut watch = control.store.watch_work();
     let mut drain = control.drain.clone();
+    let (mut work, mut looked_at_all) = (Work::Everything, Instant::now());
     loop {
-        work.borrow_and_update();
-        let nearest = match control.settle_moves().await {
-            Ok(nearest) => nearest,
+        work.merge(&watch.take());
+        if looked_at_all.elapsed() >= LOOK_AT_ALL {
+            work = Work::Everything;
+        }
+        if work == Work::Everything {
+            looked_at_all = Instant::now();
+        }
+        let pause = match control.settle_moves(&mut work).await {
+            Ok(nearest) if work.is_none() => nearest.map_or(LOOK_AT_ALL, until),
+            Ok(nearest) => nearest.map_or(LOOK_INTERVAL, until).min(LOOK_INTERVAL),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "failed to carry out waiting moves");
-                None
+                LOOK_INTERVAL
             }
         };
-        let pause = nearest.map_or(LOOK_INTERVAL, |deadline| until(deadline).min(LOOK_INTERVAL));
         tokio::select! {
-            rung = work.changed() => if rung.is_err() { return },
+            rung = watch.changed() => match rung {
+                Some(touched) => work.merge(&touched),
+                None => return,
+            },
             () = tokio::time::sleep(pause) => {}
             () = drain.asked() => return,
         }
     }
 }
 
+/// Never in a loop: a deadline that just passed and a clock that steps back are looked at again after a moment.
 fn until(deadline: Timestamp) -> Duration {
-    Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO)
+    let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+    left.clamp(DEADLINE_SLACK, LOOK_AT_ALL)
 }
 
+/// A deadline is met at most so late.
+const DEADLINE_SLACK: Duration = Duration::from_millis(10);
+
 impl Control {
-    /// Settles every waiting move that can be settled; answers the nearest
-    /// deadline of those left.
-    async fn settle_moves(&self) -> Result<Option<Timestamp>, Error> {
+    /// Settles what can be settled of the waiting moves that `work` concerns and
+    /// of those whose time is over, and leaves in `work` what failed; answers the
+    /// nearest deadline of those left.
+    async fn settle_moves(&self, work: &mut Work) -> Result<Option<Timestamp>, Error> {
         let now = now();
-        let mut nearest: Option<Timestamp> = None;
         // Bound first: in the head of the loop the transaction would last as long as the loop.
-        let waiting = self.store.read().await?.waiting_moves().await?;
+        let waiting = self.concerned(work, now).await?;
+        *work = Work::default();
         for pending in waiting {
             let decided = {
                 let mut tx = self.store.read().await?;
                 let (environment, pool) = around(&mut tx, &pending).await?;
                 Step::of(&pending, environment.as_ref(), pool.as_ref(), now)
             };
-            match decided {
-                Step::Wait => nearest = Some(nearest.map_or(pending.deadline, |at| at.min(pending.deadline))),
-                Step::Commit | Step::End { .. } => {
-                    // One move that cannot be settled keeps none of the others waiting.
-                    if let Err(error) = self.settle(pending.number).await {
-                        let error: &dyn std::error::Error = &error;
-                        tracing::error!(number = pending.number, error, "failed to settle a waiting move");
-                    }
-                }
+            // One move that cannot be settled keeps none of the others waiting.
+            if decided != Step::Wait
+                && let Err(error) = self.settle(pending.number).await
+            {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(number = pending.number, error, "failed to settle a waiting move");
+                work.add(WorkKey::Environment(pending.environment));
             }
         }
-        Ok(nearest)
+        Ok(self.store.read().await?.nearest_deadline().await?)
+    }
+
+    async fn concerned(&self, work: &Work, now: Timestamp) -> Result<Vec<PendingMove>, Error> {
+        let mut tx = self.store.read().await?;
+        let Work::Keys(keys) = work else { return Ok(tx.waiting_moves().await?) };
+        let mut waiting = tx.overdue_moves(now).await?;
+        for environment in keys.iter().map(|key| key.environment()).collect::<BTreeSet<_>>() {
+            waiting.extend(tx.waiting_move_of(environment).await?);
+        }
+        Ok(waiting)
     }
 
     /// Decides again, now that nobody else writes, and does it.

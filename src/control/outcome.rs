@@ -128,14 +128,14 @@ impl Control {
         let mut work = self.store.watch_work();
         let mut drain = self.drain.clone();
         loop {
-            work.borrow_and_update();
+            work.take();
             let pending = find::pending_move(&mut self.store.read().await?, number).await?;
             if pending.state != MoveState::Waiting || Instant::now() >= deadline {
                 return Ok(pending);
             }
             tokio::select! {
                 // The bell ends with the store, and so would this wait.
-                rung = work.changed() => if rung.is_err() { return Ok(pending) },
+                rung = work.until(|work| work.has_move(number)) => if !rung { return Ok(pending) },
                 () = tokio::time::sleep_until(deadline) => {}
                 () = drain.asked() => return Ok(pending),
             }

@@ -5,6 +5,7 @@
 //! stays listed without a pointer. Each step looks at everything again, so that
 //! whoever promotes in between, now or when the target is ready, wins and the removal is refused.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -52,20 +53,19 @@ impl Control {
         let mut drain = self.drain.clone();
         let mut round = Round::First { force };
         loop {
-            work.borrow_and_update();
-            if self.step(doomed, round).await? {
-                return Ok(true);
-            }
+            work.take();
+            let Some(drains) = self.step(doomed, round).await? else { return Ok(true) };
             round = Round::Later;
             tokio::select! {
-                rung = work.changed() => if rung.is_err() { return Ok(false) },
+                rung = work.until(|work| work.has_environment(|id| drains.contains(&id))) => if !rung { return Ok(false) },
                 () = tokio::time::sleep_until(deadline) => return Ok(false),
                 () = drain.asked() => return Ok(false),
             }
         }
     }
 
-    async fn step(&self, doomed: Doomed, round: Round) -> Result<bool, Error> {
+    /// One look. `None`: it is gone; else the environments that are waited for.
+    async fn step(&self, doomed: Doomed, round: Round) -> Result<Option<HashSet<EnvironmentId>>, Error> {
         let mut tx = self.store.write().await?;
         let environments = match doomed {
             Doomed::Environment(id) => vec![find::environment(&mut tx, id).await?],
@@ -74,24 +74,29 @@ impl Control {
                 environments_of(&mut tx, id).await?
             }
         };
-        let waiting = match round {
-            Round::First { .. } => Vec::new(),
-            Round::Later => tx.waiting_moves().await?.into_iter().map(|waiting| waiting.environment).collect(),
-        };
+        let mut waiting = HashSet::new();
+        for environment in environments.iter().filter(|_| round == Round::Later) {
+            if tx.waiting_move_of(environment.id).await?.is_some() {
+                waiting.insert(environment.id);
+            }
+        }
         let in_use = |at: &Environment| at.pointer.is_some() || waiting.contains(&at.id);
         check(doomed, &environments, in_use, matches!(round, Round::First { force: true }))?;
-        let mut drained = true;
+        let mut drains = HashSet::new();
         for environment in environments {
-            drained &= close(&mut tx, environment).await?;
+            let id = environment.id;
+            if !close(&mut tx, environment).await? {
+                drains.insert(id);
+            }
         }
-        if drained {
+        if drains.is_empty() {
             match doomed {
                 Doomed::Environment(id) => tx.delete_environment(id).await?,
                 Doomed::Project(id) => tx.delete_project(id).await?,
             }
         }
         tx.commit().await?;
-        Ok(drained)
+        Ok((!drains.is_empty()).then_some(drains))
     }
 }
 

@@ -184,7 +184,7 @@ pub struct BundleRow {
     pub created_at: Timestamp,
 }
 
-fn deployment(row: &Row) -> Result<Deployment, Error> {
+pub(super) fn deployment(row: &Row) -> Result<Deployment, Error> {
     Ok(Deployment {
         id: row.parsed("id")?,
         reference: row.parsed("reference")?,

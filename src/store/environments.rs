@@ -4,12 +4,15 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use crate::model::change::RecordKey;
 use crate::model::environment::Environment;
 use crate::model::id::{DeploymentId, EnvironmentId, ProjectId};
 use crate::model::name::EnvironmentName;
+use crate::model::policy::Policy;
 use crate::model::pool::PoolKey;
 use crate::store::bulk::Insert;
 use crate::store::row::{Query, Row, json, micros, query};
+use crate::store::work::WorkKey;
 use crate::store::{Error, Listed, Page, Transaction};
 
 macro_rules! columns {
@@ -215,7 +218,7 @@ impl Transaction {
     /// [`Error::HostTaken`], and nothing is written; or when the database fails.
     pub async fn update_environment(&mut self, environment: &Environment) -> Result<(), Error> {
         self.check_hosts(environment).await?;
-        let before = query("SELECT pointer FROM environments WHERE id = $1").bind(environment.id.to_string());
+        let before = query("SELECT pointer, policy FROM environments WHERE id = $1").bind(environment.id.to_string());
         let Some(before) = self.first("environment", before).await? else { return Ok(()) };
         let update = query(
             "UPDATE environments SET pointer = $2, bounds = $3, policy = $4, locked = $5, updated_at = $6 WHERE id = $1",
@@ -227,11 +230,14 @@ impl Transaction {
         .bind(environment.locked.clone())
         .bind(micros(environment.updated_at));
         self.execute(update).await?;
+        let policy_before: Policy = before.json("policy")?;
         let before = before.parsed_if_any("pointer")?;
         if before != environment.pointer {
             // A stopped pool has a record only while the pointer names it.
             self.touch_pointer(environment.id, before);
-            self.touched.work = true;
+        }
+        if before != environment.pointer || policy_before != environment.policy {
+            self.touched.work.add(WorkKey::Environment(environment.id));
         }
         self.touch_pointer(environment.id, environment.pointer);
         self.replace_hosts(environment).await
@@ -254,7 +260,7 @@ impl Transaction {
         ] {
             self.execute(query(delete).bind(id.to_string())).await?;
         }
-        self.touched.work = true;
+        self.touched.work.add(WorkKey::Environment(id));
         self.touch_environment(id);
         Ok(())
     }
@@ -262,7 +268,7 @@ impl Transaction {
     fn touch_pointer(&mut self, environment: EnvironmentId, pointer: Option<DeploymentId>) {
         self.touch_environment(environment);
         if let Some(deployment) = pointer {
-            self.touch_pool(PoolKey { environment, deployment });
+            self.touched.records.insert(RecordKey::Pool(PoolKey { environment, deployment }));
         }
     }
 

@@ -13,10 +13,11 @@ use crate::model::event::{Event, What};
 use crate::model::revision::{Position, Revision};
 use crate::store::log::LoggedChange;
 use crate::store::transaction::Touched;
+use crate::store::work::Bell;
 
 pub(super) struct Live {
     pub head: watch::Sender<Position>,
-    pub work: watch::Sender<u64>,
+    pub work: Bell,
     pub events: broadcast::Sender<Event>,
     recent: Mutex<Recent>,
 }
@@ -29,7 +30,7 @@ impl Live {
     pub fn new(head: Position) -> Self {
         Self {
             head: watch::Sender::new(head),
-            work: watch::Sender::new(0),
+            work: Bell::new(),
             events: broadcast::Sender::new(EVENTS_MAX),
             recent: Mutex::default(),
         }
@@ -43,9 +44,7 @@ impl Live {
             self.recent.lock().unwrap_or_else(PoisonError::into_inner).push(change);
             self.head.send_replace(position);
         }
-        if touched.work {
-            self.work.send_modify(|count| *count += 1);
-        }
+        self.work.ring(touched.work);
         for what in touched.events {
             self.publish(what);
         }

@@ -36,8 +36,10 @@ mod projects;
 mod promotions;
 mod record;
 mod row;
+mod running;
 mod settings;
 mod transaction;
+mod work;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +49,9 @@ pub use error::Error;
 pub use keys::ApiKey;
 pub use log::{Changes, LoggedChange, Snapshot};
 pub use page::{Listed, Page};
+pub use running::{RunningPool, Scope};
 pub use transaction::Transaction;
+pub use work::{Work, WorkKey, WorkWatch};
 
 /// Where the store lives and which hosts it makes from names.
 #[derive(Clone, Debug)]
@@ -127,10 +131,10 @@ impl Store {
         self.live().head.subscribe()
     }
 
-    /// Wakes after each commit that touched pools or moves; the number counts
-    /// them.
-    pub fn watch_work(&self) -> watch::Receiver<u64> {
-        self.live().work.subscribe()
+    /// Wakes after each commit that touched pools, moves, pointers or policies,
+    /// and tells which.
+    pub fn watch_work(&self) -> WorkWatch {
+        self.live().work.watch()
     }
 
     /// What happens from now on. A subscriber that falls 1,024 events behind

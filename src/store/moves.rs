@@ -1,9 +1,12 @@
 //! Pending moves, as rows that survive a restart.
 
+use jiff::Timestamp;
+
 use crate::model::event::What;
 use crate::model::id::{EnvironmentId, PromotionId};
 use crate::model::moves::{MoveState, PendingMove};
 use crate::store::row::{Query, Row, micros, number, query};
+use crate::store::work::WorkKey;
 use crate::store::{Error, Transaction};
 
 macro_rules! select {
@@ -45,8 +48,9 @@ impl Transaction {
         .bind(micros(pending.deadline))
         .bind(pending.promotion.map(|id| id.to_string()));
         self.execute(insert).await?;
-        self.touched.work = true;
-        Ok(number.unsigned_abs())
+        let number = number.unsigned_abs();
+        self.touched.work.add(WorkKey::Move(pending.environment, number));
+        Ok(number)
     }
 
     /// The pending move of this number.
@@ -59,6 +63,16 @@ impl Transaction {
         Ok(self.moves_by(select).await?.into_iter().next())
     }
 
+    /// The waiting moves whose time is over, in the order they were asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn overdue_moves(&mut self, now: Timestamp) -> Result<Vec<PendingMove>, Error> {
+        let select = query(select!("WHERE state = 'waiting' AND deadline <= $1 ORDER BY number"));
+        self.moves_by(select.bind(micros(now))).await
+    }
+
     /// Every move that still waits, in the order they were asked for.
     ///
     /// # Errors
@@ -66,6 +80,27 @@ impl Transaction {
     /// When the database fails.
     pub async fn waiting_moves(&mut self) -> Result<Vec<PendingMove>, Error> {
         self.moves_by(query(select!("WHERE state = 'waiting' ORDER BY number"))).await
+    }
+
+    /// The move that waits in an environment. At most one does: a later one
+    /// supersedes it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn waiting_move_of(&mut self, environment: EnvironmentId) -> Result<Option<PendingMove>, Error> {
+        let select = query(select!("WHERE environment_id = $1 AND state = 'waiting' ORDER BY number DESC LIMIT 1"));
+        Ok(self.moves_by(select.bind(environment.to_string())).await?.into_iter().next())
+    }
+
+    /// The nearest deadline of a move that waits.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn nearest_deadline(&mut self) -> Result<Option<Timestamp>, Error> {
+        let select = query("SELECT MIN(deadline) AS deadline FROM moves WHERE state = 'waiting'");
+        self.one("move", select).await?.time_if_any("deadline")
     }
 
     /// Ends every waiting move of an environment because another takes its
@@ -83,7 +118,7 @@ impl Transaction {
         let mut numbers = rows.iter().map(|row| row.count("number")).collect::<Result<Vec<u64>, _>>()?;
         numbers.sort_unstable();
         for &number in &numbers {
-            self.touched.work = true;
+            self.touched.work.add(WorkKey::Move(environment, number));
             self.note(What::MoveEnded { number, environment_id: environment, state: MoveState::Superseded });
         }
         Ok(numbers)
@@ -111,9 +146,10 @@ impl Transaction {
         .bind(detail)
         .bind(promotion.map(|id| id.to_string()));
         let Some(row) = self.first("move", update).await? else { return Ok(()) };
-        self.touched.work = true;
+        let environment_id = row.parsed("environment_id")?;
+        self.touched.work.add(WorkKey::Move(environment_id, number));
         if state != MoveState::Committed {
-            self.note(What::MoveEnded { number, environment_id: row.parsed("environment_id")?, state });
+            self.note(What::MoveEnded { number, environment_id, state });
         }
         Ok(())
     }

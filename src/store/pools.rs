@@ -85,7 +85,6 @@ impl Transaction {
         .bind(json(&pool.endpoints));
         self.execute(put).await?;
         self.touch_pool(pool.key);
-        self.touched.work = true;
         Ok(())
     }
 
@@ -102,7 +101,6 @@ impl Transaction {
             self.execute(keyed(delete, key)).await?;
         }
         self.touch_pool(key);
-        self.touched.work = true;
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::model::id::EnvironmentId;
 use crate::model::pool::PoolKey;
 use crate::model::revision::Revision;
 use crate::store::row::{Query, Row, query};
+use crate::store::work::{Work, WorkKey};
 use crate::store::{Error, Store};
 
 /// A transaction. Reading sees one instant; writing is undone unless
@@ -35,8 +36,8 @@ pub struct Transaction {
 pub(super) struct Touched {
     /// Keys of records that may differ now.
     pub records: BTreeSet<RecordKey>,
-    /// Whether pools or moves were written.
-    pub work: bool,
+    /// What somebody may have to act on.
+    pub work: Work,
     /// Published after the commit.
     pub events: Vec<What>,
 }
@@ -96,8 +97,10 @@ impl Transaction {
         self.touched.records.insert(RecordKey::Environment(id));
     }
 
+    /// The pool's row changed: its record may have, and the supervisor looks at it.
     pub(super) fn touch_pool(&mut self, key: PoolKey) {
         self.touched.records.insert(RecordKey::Pool(key));
+        self.touched.work.add(WorkKey::Pool(key));
     }
 
     /// Runs a statement; answers how many rows it wrote.

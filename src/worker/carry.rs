@@ -51,19 +51,23 @@ impl Supervisor {
             Event::Ended { pool, replica, status, capture } => self.ended(pool, replica, status, capture),
             Event::Fault { pool, error } => self.faults.push((pool, error)),
             Event::Unpacked { pool, digest, result } => self.unpacked(pool, digest, result),
-            Event::Resolved(name, resolved) => self.outside.resolved(name, resolved),
+            Event::Resolved(name, resolved) => {
+                self.names.of(&name).for_each(|pool| self.desired.note(pool));
+                self.outside.resolved(name, resolved);
+            }
             Event::Probed(target, health) => {
                 if let Some((pool, replica)) = self.probed(&target, &health) {
                     let error = health.error.clone();
                     self.tell(pool, replica, move |output, at| fault::of_illness(error.as_deref(), output, at));
                 }
+                self.targets.of(&target).for_each(|pool| self.desired.note(pool));
                 self.outside.health.insert(target, health);
             }
         }
     }
 
     async fn start_replica(&mut self, key: PoolKey) {
-        let Some(pool) = self.desired.iter().find(|pool| pool.row.key == key).cloned() else { return };
+        let Some(pool) = self.desired.get(&key).cloned() else { return };
         let Source::Bundle { digest, manifest } = &pool.deployment.source else { return };
         let seen = self.observed.pools.entry(key).or_default();
         // An earlier start of the same round may have failed, or found that the bundle is not there yet.
@@ -147,7 +151,7 @@ impl Supervisor {
         replica.timeout_told = true;
         seen.timed_out = true;
         let probe_error = replica.probe_error.clone();
-        let desired = self.desired.iter().find(|desired| desired.row.key == pool);
+        let desired = self.desired.get(&pool);
         let timeout = desired.map(|pool| pool.deployment.ready_timeout().to_string()).unwrap_or_default();
         self.tell(pool, id, move |output, at| fault::of_unready(probe_error.as_deref(), &timeout, output, at));
     }

@@ -41,11 +41,10 @@ impl Outside {
 }
 
 impl Outside {
-    /// Forgets what is not watched any more.
-    pub fn keep(&mut self, target: impl Fn(&Target) -> bool, name: impl Fn(&String) -> bool) {
-        self.health.retain(|known, _| target(known));
-        self.names.retain(|known, _| name(known));
-        self.unresolved.retain(|known, _| name(known));
+    /// Forgets a name that is not watched any more.
+    pub fn forget_name(&mut self, name: &str) {
+        self.names.remove(name);
+        self.unresolved.remove(name);
     }
 }
 

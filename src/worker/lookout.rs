@@ -1,7 +1,7 @@
 //! What is watched outside the supervisor, and what that comes to: probes,
 //! names, and the proofs of the fleet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -17,24 +17,36 @@ use super::probe::Target;
 use super::supervisor::Supervisor;
 
 impl Supervisor {
-    /// Probes and resolves exactly what is wanted.
-    pub(super) fn watch_outside(&mut self) {
-        let mut targets = HashMap::new();
-        let mut wanted_names = HashMap::new();
-        for pool in self.desired.iter().filter(|pool| pool.row.state.is_wanted()) {
-            let path = pool.deployment.health_path();
-            for endpoint in &pool.row.endpoints {
-                // One target may serve many pools. It is in no hurry if it was ready for any of them.
-                let settled = endpoint.state == EndpointState::Ready;
-                *targets.entry(target(endpoint, path)).or_insert(settled) |= settled;
+    /// Probes and resolves exactly what these pools want.
+    pub(super) fn watch_outside(&mut self, keys: &BTreeSet<PoolKey>) {
+        for key in keys {
+            let pool = self.desired.get(key).filter(|pool| pool.row.state.is_wanted());
+            let path = pool.and_then(|pool| pool.deployment.health_path());
+            let endpoints = pool.into_iter().flat_map(|pool| &pool.row.endpoints);
+            // In no hurry where it was ready when it was seen last.
+            let wanted: BTreeMap<Target, bool> =
+                endpoints.map(|endpoint| (target(endpoint, path), endpoint.state == EndpointState::Ready)).collect();
+            let names = pool.and_then(|pool| pool.urls()).into_iter().flat_map(names).collect();
+            let probed = self.targets.set(*key, wanted.keys().cloned().collect());
+            for target in probed.begun {
+                let settled = wanted.get(&target).copied().unwrap_or(false);
+                self.probing.start(target, |target| self.prober.watch(target, settled));
             }
-            wanted_names.extend(pool.urls().into_iter().flat_map(names).map(|name| (name, ())));
+            // Knowledge that nobody keeps fresh is none: a pool that starts again is probed anew.
+            for target in probed.ended {
+                self.probing.stop(&target);
+                self.outside.health.remove(&target);
+            }
+            let resolved = self.names.set(*key, names);
+            for name in resolved.begun {
+                let (every, told) = (self.config.resolve_every, self.told.clone());
+                self.resolving.start(name, |name| super::resolve::watch(name, every, told));
+            }
+            for name in resolved.ended {
+                self.resolving.stop(&name);
+                self.outside.forget_name(&name);
+            }
         }
-        let (prober, told, every) = (&self.prober, &self.told, self.config.resolve_every);
-        self.probing.keep(&targets, |target, settled| prober.watch(target.clone(), *settled));
-        self.resolving.keep(&wanted_names, |name, ()| super::resolve::watch(name.clone(), every, told.clone()));
-        // Knowledge that nobody keeps fresh is none: a pool that starts again is probed anew.
-        self.outside.keep(|target| targets.contains_key(target), |name| wanted_names.contains_key(name));
     }
 
     /// What is known about a target, for the replica it is about. Answers that one if it was ready and no longer is.
@@ -71,20 +83,22 @@ impl Supervisor {
     }
 
     /// Endpoint pools that nothing can be sent to: told once, and again when the reason is another one.
-    pub(super) fn note_troubles(&mut self) {
-        let mut troubles = HashMap::new();
-        for pool in self.desired.iter().filter(|pool| pool.row.state.is_wanted()) {
-            let Some(urls) = pool.urls() else { continue };
-            let (path, own) = (pool.deployment.health_path(), self.config.own_listeners.as_slice());
-            if let Some(reasons) = trouble(&pool.row.endpoints, urls, path, &self.outside, own) {
-                troubles.insert(pool.row.key, reasons);
+    pub(super) fn note_troubles(&mut self, keys: &BTreeSet<PoolKey>) {
+        for key in keys {
+            let reasons = self.desired.get(key).filter(|pool| pool.row.state.is_wanted()).and_then(|pool| {
+                let (path, own) = (pool.deployment.health_path(), self.config.own_listeners.as_slice());
+                let urls = pool.urls()?;
+                // As they will be written in this turn, so that the reason is there when the state is.
+                trouble(&self.row_of(pool, None).endpoints, urls, path, &self.outside, own)
+            });
+            let Some(reasons) = reasons else {
+                self.troubles.remove(key);
+                continue;
+            };
+            if self.troubles.get(key) != Some(&reasons) {
+                self.faults.push((*key, fault::of_trouble(&reasons, Timestamp::now())));
+                self.troubles.insert(*key, reasons);
             }
         }
-        for (pool, reasons) in &troubles {
-            if self.troubles.get(pool) != Some(reasons) {
-                self.faults.push((*pool, fault::of_trouble(reasons, Timestamp::now())));
-            }
-        }
-        self.troubles = troubles;
     }
 }

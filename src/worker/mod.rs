@@ -14,6 +14,7 @@ mod endpoints;
 mod event;
 mod fault;
 mod health;
+mod interest;
 mod launch;
 mod lookout;
 mod observed;

@@ -38,11 +38,10 @@ pub(super) enum Action {
 }
 
 /// What to do now.
-pub(super) fn plan(desired: &[DesiredPool], observed: &Observed, now: Instant) -> Vec<Action> {
-    let wanted: BTreeMap<PoolKey, &DesiredPool> = desired.iter().map(|pool| (pool.row.key, pool)).collect();
+pub(super) fn plan(wanted: &BTreeMap<PoolKey, DesiredPool>, observed: &Observed, now: Instant) -> Vec<Action> {
     let nothing = SeenPool::default();
     let mut actions = Vec::new();
-    for (key, pool) in &wanted {
+    for (key, pool) in wanted {
         let seen = observed.pools.get(key).unwrap_or(&nothing);
         match pool.row.state {
             PoolState::Starting | PoolState::Running | PoolState::Failing => run(pool, seen, now, &mut actions),
@@ -69,12 +68,12 @@ pub(super) fn plan(desired: &[DesiredPool], observed: &Observed, now: Instant) -
 
 /// When something falls due by the passing of time alone, after what was planned for `now`. That may have passed when it
 /// is asked for: acting takes time.
-pub(super) fn next_look(desired: &[DesiredPool], observed: &Observed, now: Instant) -> Option<Instant> {
+pub(super) fn next_look(wanted: &BTreeMap<PoolKey, DesiredPool>, observed: &Observed, now: Instant) -> Option<Instant> {
     // Proofs may come to hold because a proxy stays silent, which rings no bell.
     let mut proofs_wanted = false;
     let mut times = Vec::new();
-    for pool in desired {
-        let Some(seen) = observed.pools.get(&pool.row.key) else { continue };
+    for (key, pool) in wanted {
+        let Some(seen) = observed.pools.get(key) else { continue };
         times.extend(seen.start_after);
         proofs_wanted |= seen.closing.is_some();
         for replica in seen.replicas.values().filter(|replica| replica.is_up() && replica.ready_since.is_none()) {

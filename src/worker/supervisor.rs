@@ -1,12 +1,12 @@
 //! The supervisor's loop: look, plan, act, write down, wait.
 //!
 //! Owns what was seen and is alone in changing it. Rules are in `plan`, steps in
-//! `carry`, rows in `record`; here is their order. Whatever wakes it, it looks at
-//! everything again: a wake-up that is lost costs nothing.
+//! `carry`, rows in `record`; here is their order. A commit says which pools it
+//! touched and only those are read again; falling behind, and every ten minutes,
+//! it reads everything, so that no mistake about that lasts.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -15,15 +15,14 @@ use tokio::task::JoinHandle;
 use crate::bundle::digest::Digest;
 use crate::fleet::Fleet;
 use crate::logs::LogFolder;
-use crate::model::deployment::Deployment;
-use crate::model::id::DeploymentId;
 use crate::model::pool::{PoolError, PoolKey};
-use crate::store::{self, Store};
+use crate::store::{self, Store, Work, WorkWatch};
 
 use super::Config;
-use super::desired::DesiredPool;
+use super::desired::Desired;
 use super::endpoints::Outside;
 use super::event::Event;
+use super::interest::Interest;
 use super::launch::{Launcher, folder};
 use super::observed::{Observed, Phase};
 use super::plan::{next_look, plan};
@@ -48,8 +47,13 @@ pub enum Error {
 
 /// After the store failed, it is asked again so soon.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Everything is read again after so long, called for or not.
+const LOAD_ALL_EVERY: Duration = Duration::from_secs(600);
 /// Rounds of planning without waiting. Each makes progress; the limit only keeps a mistake from spinning.
 const ROUNDS_MAX: usize = 16;
+/// Pools of others that are looked at, and written, in one turn: one address may serve a hundred thousand environments,
+/// and news of it must not hold up what runs here, nor the store, for long.
+const OUTSIDE_MAX: usize = 500;
 
 /// Runs what the store wants.
 pub struct Supervisor {
@@ -63,7 +67,10 @@ pub struct Supervisor {
     pub(super) prober: Prober,
     pub(super) probing: Watching<Target>,
     pub(super) resolving: Watching<String>,
-    pub(super) desired: Vec<DesiredPool>,
+    /// Which pools have which target, and which name.
+    pub(super) targets: Interest<Target>,
+    pub(super) names: Interest<String>,
+    pub(super) desired: Desired,
     pub(super) observed: Observed,
     pub(super) outside: Outside,
     /// What was told about endpoint pools in trouble, to tell it once.
@@ -71,7 +78,6 @@ pub struct Supervisor {
     /// Errors waiting to be written.
     pub(super) faults: Vec<(PoolKey, PoolError)>,
     pub(super) unpacked: HashMap<Digest, PathBuf>,
-    pub(super) deployments: HashMap<DeploymentId, Arc<Deployment>>,
     /// Asked to stop: whoever runs at that time is killed.
     stop: watch::Receiver<Option<Instant>>,
 }
@@ -112,35 +118,42 @@ impl Supervisor {
             hears,
             probing: Watching::new(),
             resolving: Watching::new(),
-            desired: Vec::new(),
+            targets: Interest::new(),
+            names: Interest::new(),
+            desired: Desired::default(),
             observed: Observed::default(),
             outside: Outside::default(),
             troubles: HashMap::new(),
             faults: Vec::new(),
             unpacked: HashMap::new(),
-            deployments: HashMap::new(),
             stop: stopped,
         };
+        // From before the first read: what is committed after it is told.
+        let work = supervisor.store.watch_work();
         supervisor.take_over().await?;
-        Ok(Running { stop, task: tokio::spawn(supervisor.run()) })
+        Ok(Running { stop, task: tokio::spawn(supervisor.run(work)) })
     }
 
-    async fn run(mut self) {
-        let (mut work, mut fleet) = (self.store.watch_work(), self.fleet.watch());
-        let mut stale = true;
+    async fn run(mut self, mut work: WorkWatch) {
+        let mut fleet = self.fleet.watch();
+        let (mut stale, mut load_all) = (Work::default(), Instant::now() + LOAD_ALL_EVERY);
         loop {
-            stale |= work.has_changed().unwrap_or(false);
-            work.mark_unchanged();
+            stale.merge(&work.take());
+            if load_all <= Instant::now() {
+                stale = Work::Everything;
+            }
             fleet.mark_unchanged();
-            let next = match self.turn(stale).await {
+            let next = match self.turn(&stale).await {
                 Ok(next) => {
-                    stale = false;
-                    next
+                    if stale == Work::Everything {
+                        load_all = Instant::now() + LOAD_ALL_EVERY;
+                    }
+                    stale = Work::default();
+                    Some(next.map_or(load_all, |next| next.min(load_all)))
                 }
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::error!(error, "the supervisor cannot use the store and tries again");
-                    stale = true;
                     Some(Instant::now() + STORE_RETRY)
                 }
             };
@@ -152,7 +165,7 @@ impl Supervisor {
                 // `self` holds a sender, so there always is a next one.
                 Some(event) = self.hears.recv() => self.take_in_all(event),
                 // The store and the fleet are held by `self`, so their bells cannot close.
-                Ok(()) = work.changed() => stale = true,
+                Some(touched) = work.changed() => stale.merge(&touched),
                 Ok(()) = fleet.changed() => {}
                 // It closes when `Running` is dropped, which lets the supervisor run on.
                 Ok(()) = self.stop.changed() => {}
@@ -163,19 +176,23 @@ impl Supervisor {
     }
 
     /// One turn; answers when the next one is due by the passing of time.
-    async fn turn(&mut self, stale: bool) -> Result<Option<Instant>, store::Error> {
+    async fn turn(&mut self, stale: &Work) -> Result<Option<Instant>, store::Error> {
         if self.is_stopping() {
             // Nothing is wanted any more. The rows stay as they are.
             self.desired.clear();
-        } else if stale {
-            self.load().await?;
+        } else {
+            self.load(stale).await?;
         }
         let planned = self.act().await?;
-        self.note_troubles();
-        self.write_down().await?;
-        self.watch_outside();
+        let due = self.desired.due(OUTSIDE_MAX);
+        self.note_troubles(&due);
+        self.write_down(&due).await?;
+        self.watch_outside(&due);
+        if self.desired.looked_at(&due) {
+            return Ok(Some(planned));
+        }
         // From the time that was planned for: what fell due since then is overdue, not over.
-        Ok(next_look(&self.desired, &self.observed, planned))
+        Ok(next_look(&self.desired.planned, &self.observed, planned))
     }
 
     /// Plans and acts until there is nothing left to do. Answers the time of the last plan.
@@ -184,7 +201,7 @@ impl Supervisor {
         for _ in 0..ROUNDS_MAX {
             planned = Instant::now();
             self.look_at_proofs();
-            let actions = plan(&self.desired, &self.observed, planned);
+            let actions = plan(&self.desired.planned, &self.observed, planned);
             if actions.is_empty() {
                 break;
             }

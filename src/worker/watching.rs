@@ -2,6 +2,7 @@
 //! name that is resolved. What nobody needs any more is no longer watched.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,19 +29,18 @@ impl<K: Eq + Hash + Clone> Watching<K> {
         Self { tasks: HashMap::new() }
     }
 
-    /// Watches exactly `wanted`; `start` begins with one that is new.
-    pub fn keep<T>(&mut self, wanted: &HashMap<K, T>, mut start: impl FnMut(&K, &T) -> JoinHandle<()>) {
-        self.tasks.retain(|key, task| {
-            let keep = wanted.contains_key(key);
-            if !keep {
-                task.abort();
-            }
-            keep
-        });
-        for (key, detail) in wanted {
-            if !self.tasks.contains_key(key) {
-                self.tasks.insert(key.clone(), start(key, detail));
-            }
+    /// Begins to watch, unless it is watched already.
+    pub fn start(&mut self, key: K, watch: impl FnOnce(K) -> JoinHandle<()>) {
+        if let Entry::Vacant(unwatched) = self.tasks.entry(key) {
+            let task = watch(unwatched.key().clone());
+            unwatched.insert(task);
+        }
+    }
+
+    /// Watches it no longer.
+    pub fn stop(&mut self, key: &K) {
+        if let Some(task) = self.tasks.remove(key) {
+            task.abort();
         }
     }
 }

@@ -99,8 +99,7 @@ pub(super) async fn environment_detail(
         pools.push(pool_summary(control, tx, &mut refs, &pool).await?);
     }
     pools.sort_by_key(|pool| Some(pool.deployment_id) != environment.pointer);
-    let waiting = tx.waiting_moves().await?.into_iter().rfind(|waiting| waiting.environment == environment.id);
-    let waiting = match waiting {
+    let waiting = match tx.waiting_move_of(environment.id).await? {
         Some(waiting) => Some(pending_move(tx, waiting).await?),
         None => None,
     };

@@ -1,10 +1,13 @@
 //! What proxies are told of a pool, and what is kept of its errors.
 
+use std::collections::HashSet;
 use std::slice;
 
 use super::*;
 use crate::model::change::{PoolRecord, PoolRecordState};
+use crate::model::policy::Policy;
 use crate::model::pool::{PoolError, PoolErrorKind};
+use crate::store::{Scope, Work, WorkKey};
 
 impl Fixture {
     /// What the snapshot says of a pool.
@@ -119,4 +122,44 @@ async fn a_repeated_error_is_counted_and_old_ones_give_way() {
     writing.record_pool_error(key, &error(1)).await.unwrap();
     assert!(writing.pool_errors(key, 10).await.unwrap().is_empty(), "nothing is kept for a pool that is gone");
     writing.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_supervisor_reads_what_is_wanted_with_what_it_takes_to_run_it() {
+    let fixture = Fixture::new().await;
+    let key = fixture.running(&fixture.production).await;
+    let other = fixture.running(&fixture.staging).await;
+    let running = async |scope| fixture.read().await.running_pools(scope).await.unwrap();
+    let all = running(Scope::Everything).await;
+    assert_eq!(all.iter().map(|running| running.pool.key).collect::<HashSet<_>>(), [key, other].into());
+    let of_environment = running(Scope::Environment(key.environment)).await;
+    assert_eq!(running(Scope::Pool(key)).await, of_environment);
+    let found = &of_environment[0];
+    let mut reading = fixture.read().await;
+    assert_eq!(Some(&found.pool), reading.pool(key).await.unwrap().as_ref());
+    assert_eq!(Some(&found.deployment), reading.deployment(key.deployment).await.unwrap().as_ref());
+    assert_eq!((&found.environment, &found.policy), (&fixture.production.name, &fixture.production.policy));
+    assert_eq!(found.project, fixture.production.project_name);
+    for (endpoints, left) in [(vec![endpoint(EndpointState::Draining)], 1), (vec![], 0)] {
+        fixture.put(&Pool { state: PoolState::Stopped, endpoints, ..super::running(key) }).await;
+        assert_eq!(running(Scope::Pool(key)).await.len(), left, "one at rest is not read");
+    }
+    assert_eq!(running(Scope::Everything).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_pointer_that_moves_is_one_environment_to_look_at_again() {
+    let fixture = Fixture::new().await;
+    let key = fixture.running(&fixture.production).await;
+    let mut work = fixture.store.watch_work();
+    fixture.point(Some(key.deployment)).await;
+    assert_eq!(work.take(), Work::Keys([WorkKey::Environment(key.environment)].into()));
+    fixture.point(Some(key.deployment)).await;
+    assert!(work.take().is_none(), "it did not move");
+    let policy = Policy { max_drain_ms: 7, ..fixture.production.policy.clone() };
+    let mut writing = fixture.write().await;
+    let pointer = Some(key.deployment);
+    writing.update_environment(&Environment { pointer, policy, ..fixture.production.clone() }).await.unwrap();
+    writing.commit().await.unwrap();
+    assert_eq!(work.take(), Work::Keys([WorkKey::Environment(key.environment)].into()), "max_drain is part of it");
 }

@@ -61,9 +61,13 @@ fn seen(replicas: impl IntoIterator<Item = Replica>) -> SeenPool {
     SeenPool { replicas, ..SeenPool::default() }
 }
 
+fn of(desired: &DesiredPool) -> BTreeMap<PoolKey, DesiredPool> {
+    [(desired.row.key, desired.clone())].into()
+}
+
 fn planned(desired: &DesiredPool, seen: SeenPool, now: Instant) -> Vec<Action> {
     let observed = Observed { pools: [(desired.row.key, seen)].into() };
-    plan(std::slice::from_ref(desired), &observed, now)
+    plan(&of(desired), &observed, now)
 }
 
 fn closing(start: Instant, drained: bool, applied: bool) -> Option<Closing> {
@@ -204,14 +208,14 @@ fn a_closing_pool_without_replicas_is_stopped_at_once() {
     let now = Instant::now();
     let finish = [Action::Finish { pool: key(), cut: false }];
     assert_eq!(planned(&desired(PoolState::Closing, 1), SeenPool::default(), now), finish);
-    assert_eq!(plan(&[desired(PoolState::Closing, 1)], &Observed::default(), now), finish);
+    assert_eq!(plan(&of(&desired(PoolState::Closing, 1)), &Observed::default(), now), finish);
     assert_eq!(planned(&external(PoolState::Closing), SeenPool::default(), now), [], "those still run");
 }
 
 #[test]
 fn a_pool_whose_row_is_gone_is_stopped_and_then_forgotten() {
     let now = Instant::now();
-    let gone = |seen| plan(&[], &Observed { pools: [(key(), seen)].into() }, now);
+    let gone = |seen| plan(&BTreeMap::new(), &Observed { pools: [(key(), seen)].into() }, now);
     assert_eq!(gone(seen([ready(now)])), [Action::Stop(key(), id(0))]);
     let mut stopping = ready(now);
     stopping.stopping(now);
@@ -243,7 +247,7 @@ fn the_next_look_is_when_the_plan_changes() {
     ];
     for (pool, seen, expected) in cases {
         let observed = Observed { pools: [(key(), seen)].into() };
-        let at = next_look(std::slice::from_ref(&pool), &observed, start);
+        let at = next_look(&of(&pool), &observed, start);
         assert_eq!(at, expected.map(|after| start + seconds(after)), "{:?}", observed.pools);
     }
 }
@@ -256,13 +260,13 @@ fn a_crash_loop_is_restarted_ever_more_slowly() {
     let (mut now, mut starts) = (start, Vec::new());
     // A replica that ends as soon as it is started, for two minutes.
     while now < start + seconds(120) {
-        if plan(std::slice::from_ref(&pool), &observed, now) == [Action::Start(key())] {
+        if plan(&of(&pool), &observed, now) == [Action::Start(key())] {
             starts.push((now - start).as_millis());
             let seen = observed.pools.get_mut(&key()).unwrap();
             seen.replicas.insert(id(1), replica(now));
             seen.ended(id(1), &restart, now);
         }
-        now = next_look(std::slice::from_ref(&pool), &observed, now).unwrap();
+        now = next_look(&of(&pool), &observed, now).unwrap();
     }
     assert_eq!(starts, [0, 250, 750, 1_750, 3_750, 7_750, 15_750, 31_750, 61_750, 91_750]);
 }
