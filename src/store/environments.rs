@@ -195,8 +195,8 @@ impl Transaction {
             let before = before.get(&environment.id).copied();
             if before != environment.pointer {
                 self.touch_pointer(environment.id, before);
-                self.touched.work = true;
             }
+            self.touched.work.add(WorkKey::Environment(environment.id));
         }
         Ok(())
     }

@@ -74,7 +74,6 @@ impl Transaction {
         for pool in pools {
             self.touch_pool(pool.key);
         }
-        self.touched.work |= !pools.is_empty();
         Ok(())
     }
 
