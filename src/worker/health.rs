@@ -39,6 +39,11 @@ impl Health {
         Self { verdict: Verdict::Unknown, error: None, failures: 0, settled }
     }
 
+    /// Whether nobody waits for it: it answered once, or is said to have.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Takes a probe's result in.
     pub fn take(&mut self, result: Result<(), String>, probe: &Probe) {
         match result {

@@ -4,13 +4,18 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::event::Event;
 
 /// Addresses used of one name. A name that resolves to more is a load balancer's, which needs no help.
 const ADDRESSES_MAX: usize = 16;
+/// Names asked at once. Each takes a thread for as long as the system's resolver does, and bundles are unpacked on the
+/// same threads.
+const NAMES_MAX: usize = 32;
+/// Places for them, in the whole process: so are the threads.
+static PLACES: Semaphore = Semaphore::const_new(NAMES_MAX);
 /// After a failure the next try comes this soon.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -35,6 +40,8 @@ pub(super) fn watch(name: String, every: Duration, told: mpsc::UnboundedSender<E
 }
 
 async fn resolve(name: &str) -> Resolved {
+    // It is never closed.
+    let _place = PLACES.acquire().await;
     // The port is no part of the question; the system's resolver wants one.
     let found = tokio::net::lookup_host((name, 0)).await.map_err(|error| error.to_string())?;
     let found: BTreeSet<IpAddr> = found.map(|address| address.ip().to_canonical()).collect();

@@ -7,6 +7,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "`json!({…})` as an argument reads best by value")]
 
 mod bad_input;
+mod batch;
 mod bundles;
 mod concurrency;
 mod deployments;

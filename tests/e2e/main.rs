@@ -5,6 +5,7 @@ mod support;
 
 mod commands;
 mod failures;
+mod import;
 mod promotions;
 mod readme;
 mod refusals;
