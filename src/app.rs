@@ -6,6 +6,7 @@
 //! has, then the workers are stopped, then the control plane.
 
 mod bound;
+mod kept;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,8 +28,9 @@ use crate::ingress;
 use crate::logs::{self, LogFolder};
 use crate::routing::live::Live;
 use crate::store::Store;
+use crate::stream::last_known_good::folder::Folder;
 use crate::stream::metrics::{ClientMetrics, ServerMetrics};
-use crate::stream::{self, Token, client, server};
+use crate::stream::{self, Token, client, last_known_good, server};
 use crate::telemetry::admin::{Admin, Condition};
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{self, Supervisor};
@@ -58,9 +60,25 @@ pub struct ProxyArgs {
     /// Name of this proxy, the same after a restart (default: the host's name and the ingress's port)
     #[arg(long, env = "REPOINT_PROXY_ID", value_name = "NAME")]
     proxy_id: Option<String>,
+    /// Keep no table on disk: after a restart, serve nothing until the control plane is reached
+    #[arg(long, env = "REPOINT_NO_STATE")]
+    no_state: bool,
+    /// Bytes of journal after which the whole table is written anew
+    #[arg(long, env = "REPOINT_CHECKPOINT_BYTES", value_name = "BYTES", hide = true)]
+    checkpoint_bytes: Option<u64>,
     /// Reach a control plane on another machine without TLS
     #[arg(long, env = "REPOINT_INSECURE_CONTROL")]
     insecure_control: bool,
+}
+
+impl ProxyArgs {
+    fn kept(&self) -> last_known_good::Config {
+        let defaults = last_known_good::Config::default();
+        last_known_good::Config {
+            checkpoint_bytes: self.checkpoint_bytes.unwrap_or(defaults.checkpoint_bytes),
+            ..defaults
+        }
+    }
 }
 
 /// Everything in one process.
@@ -71,8 +89,14 @@ pub struct ProxyArgs {
 pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
     run(&arguments.server, async |args| {
         let plane = ControlPlane::bind(&args).await?;
-        let data =
-            DataPlane::start(&args, plane.token.clone(), loopback_of(plane.stream_addr()?)?, "up".to_owned(), false)?;
+        let following = client::Config {
+            control: loopback_of(plane.stream_addr()?)?,
+            token: plane.token.clone(),
+            proxy_id: "up".to_owned(),
+            zone: String::new(),
+            insecure: false,
+        };
+        let data = DataPlane::start(&args, following, None)?;
         let metrics = data.metrics.clone();
         let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
         let bound = Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..plane.bound()? };
@@ -120,10 +144,16 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
 pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
     run(&arguments.server, async |args| {
         let token = stream::token_file::read(&arguments.token_file)?;
-        let name = arguments.proxy_id.clone().unwrap_or_else(host_name);
-        let insecure = arguments.insecure_control;
+        let folder = if arguments.no_state { None } else { kept::folder(&args)? };
+        let following = client::Config {
+            control: arguments.control.clone(),
+            token,
+            proxy_id: kept::proxy_id(folder.as_ref(), arguments.proxy_id.as_deref(), &args),
+            zone: String::new(),
+            insecure: arguments.insecure_control,
+        };
         let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
-        let data = DataPlane::start(&args, token, arguments.control.clone(), name, insecure)?;
+        let data = DataPlane::start(&args, following, folder.map(|folder| (folder, arguments.kept())))?;
         let bound =
             Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..Bound::nowhere() };
         serve_admin(admin, data.metrics.clone(), vec![data.table_loaded()]);
@@ -319,19 +349,24 @@ struct DataPlane {
 }
 
 impl DataPlane {
+    /// Serves from the table that is kept on disk, where one is, and follows the
+    /// control plane from there.
     fn start(
         args: &ServerArgs,
-        token: Token,
-        control: http::Uri,
-        proxy_id: String,
-        insecure: bool,
+        following: client::Config,
+        kept: Option<(Folder, last_known_good::Config)>,
     ) -> anyhow::Result<Self> {
         let config = args.ingress();
         let (metrics, drain) = (Metrics::default(), Drain::new());
         let live = Live::new(config.cores());
+        // Before the first request is accepted: none is refused for want of it.
+        let keeper = match kept {
+            Some((folder, config)) => kept::load(folder, config, &live, &metrics)?,
+            None => None,
+        };
         let ingress = ingress::start(config, Arc::clone(&live), &metrics)?;
-        let config = client::Config { control, token, proxy_id, zone: String::new(), insecure };
-        let client = client::Client::new(config, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
+        let client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
+        let client = if let Some(keeper) = keeper { client.keeping(keeper) } else { client };
         tokio::spawn(client.run(drain.watch()));
         Ok(Self { ingress, live, metrics, drain })
     }
@@ -422,8 +457,4 @@ fn insist_on_second_signal() {
             std::process::exit(130);
         }
     });
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -43,15 +43,16 @@
 //!    client is gone. On a closing pool no new claim succeeds, whatever door the
 //!    request came through: it resolves again or is refused.
 //! 3. Per proxy, the applied revision never goes back within one lineage while
-//!    it runs.
+//!    it runs; the durable one never, restart included.
 //! 4. Pointer, history row and change log commit together or not at all. After a
 //!    `200`, the move survives a crash at any instant.
 //! 5. A deployment never changes; only its pools do.
-//! 6. A proxy acknowledges a change after it has published it, never before. A
-//!    refused change leaves table and revision as they were and is reported with
-//!    its reason.
-//! 7. Without the control plane the last table keeps serving. Without any table
-//!    the proxy is not ready; it never answers "not found" out of ignorance.
+//! 6. A proxy acknowledges `applied` after it has published, `durable` after that
+//!    is on disk; never before. A refused change leaves table, file and revision
+//!    as they were and is reported with its reason.
+//! 7. Without the control plane the last table keeps serving, also after a
+//!    restart. Without any table the proxy is not ready; it never answers "not
+//!    found" out of ignorance.
 //! 8. A pointer moves only to a pool that is ready. Endpoints reach a proxy in
 //!    the same change as the pointer, or earlier.
 //! 9. Replicas are stopped only after a change closed their pool (or marked the

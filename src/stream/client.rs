@@ -24,13 +24,14 @@ use crate::routing::live::Live;
 use crate::stream::client::backoff::Backoff;
 use crate::stream::client::outbox::{Due, Outbox};
 use crate::stream::client::session::{Action, Broken, Session, Work, refusal, unreadable};
+use crate::stream::last_known_good::keeper::Keeper;
 use crate::stream::metrics::ClientMetrics;
 use crate::stream::{BUILD, Error, Token};
 use crate::wire::MINOR;
 use crate::wire::proto::control_stream_service_client::ControlStreamServiceClient;
 use crate::wire::proto::{SyncRequest, SyncResponse};
 use crate::wire::request::{Ack, Hello, Nack};
-use crate::wire::response::{GoAway, Response, Welcome};
+use crate::wire::response::{GoAway, Response, SyncMode, Welcome};
 
 mod backoff;
 pub(super) mod outbox;
@@ -74,6 +75,7 @@ pub struct Client {
     metrics: ClientMetrics,
     instance: InstanceId,
     link: watch::Sender<Link>,
+    keeper: Option<Keeper>,
 }
 
 /// Why a stream ended.
@@ -91,6 +93,8 @@ enum End {
     Broken(#[from] Broken),
     #[error("stay connected: the control plane asked to come back later ({})", .0.reason.as_str_name())]
     Away(GoAway),
+    #[error("keep the table on disk without a gap: all of it is asked for again")]
+    Gap,
     #[error("go on: stopped")]
     Stopped,
 }
@@ -102,7 +106,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A frame is about 1 MiB, 2 at most, or one record of a snapshot, however large:
 /// more than any control plane means to send.
-const FRAME_BYTES_MAX: usize = 64 << 20;
+pub(super) const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Time for the last words when stopping.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -128,7 +132,22 @@ impl Client {
         let bearer = config.token.bearer().parse().map_err(|_| Error::Token)?;
         let instance = Uuid::new_v4().into();
         let link = watch::Sender::new(Link::default());
-        Ok(Self { config, endpoint, bearer, live, metrics, instance, link })
+        Ok(Self { config, endpoint, bearer, live, metrics, instance, link, keeper: None })
+    }
+
+    /// The same, with what is applied kept on disk. The keeper has loaded its
+    /// table already, if there was one.
+    pub fn keeping(mut self, keeper: Keeper) -> Self {
+        let loaded = keeper.loaded();
+        if let Some(at) = loaded.and_then(|loaded| loaded.changed_at) {
+            // Not heard since then, for all we know.
+            self.metrics.heard.set(seconds(at));
+        }
+        let position = loaded.map(|loaded| loaded.position);
+        self.metrics.applied_revision.set(gauge(position));
+        self.link.send_modify(|link| link.applied = position);
+        self.keeper = Some(keeper);
+        self
     }
 
     /// How the stream is, now and from now on.
@@ -143,16 +162,26 @@ impl Client {
     }
 
     /// The same, over whatever `connect` connects to.
-    pub async fn run_with<C>(self, connect: C, mut drain: drain::Watch)
+    pub async fn run_with<C>(mut self, connect: C, mut drain: drain::Watch)
     where
         C: AsyncFn(&Endpoint) -> Result<Channel, tonic::transport::Error>,
     {
         let _hold = drain.hold();
+        self.dial(connect, &mut drain).await;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.close().await;
+        }
+    }
+
+    async fn dial<C>(&self, connect: C, drain: &mut drain::Watch)
+    where
+        C: AsyncFn(&Endpoint) -> Result<Channel, tonic::transport::Error>,
+    {
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
             let end = match connect(&self.endpoint).await {
-                Ok(channel) => self.follow(channel, &mut drain).await,
+                Ok(channel) => self.follow(channel, drain).await,
                 Err(error) => End::Connect(error),
             };
             self.lost(&end);
@@ -171,6 +200,7 @@ impl Client {
     /// One stream, from Hello to its end.
     async fn follow(&self, channel: Channel, drain: &mut drain::Watch) -> End {
         let outbox = Arc::new(Outbox::new(Arc::clone(&self.live), self.hello()));
+        let mut disk = self.keeper.as_ref().map(Keeper::watch);
         let opening = self.open(channel, Arc::clone(&outbox));
         let mut inbound = match timeout(CONNECT_TIMEOUT, opening).await {
             Ok(Ok(inbound)) => inbound,
@@ -186,6 +216,9 @@ impl Client {
                     Ok(Some(message)) => match self.hear(&mut session, &outbox, message) {
                         Ok(None) => {}
                         Ok(Some(welcome)) => {
+                            if welcome.mode == SyncMode::Resume {
+                                outbox.ack(self.ack());
+                            }
                             statuses = interval(welcome.status_interval.clamp(STATUS_MIN, STATUS_MAX));
                             statuses.set_missed_tick_behavior(MissedTickBehavior::Delay);
                         }
@@ -196,6 +229,12 @@ impl Client {
                 },
                 _ = statuses.tick() => outbox.status(Due::Whole),
                 () = self.live.idle_notify().notified() => outbox.status(Due::Busy),
+                () = changed(&mut disk) => {
+                    if self.keeper.as_ref().is_some_and(Keeper::wants_snapshot) {
+                        return End::Gap;
+                    }
+                    outbox.durable(self.ack());
+                }
                 () = sleep_until(Instant::from_std(session.deadline())) => return End::Silent,
                 () = drain.asked() => {
                     outbox.goodbye();
@@ -237,6 +276,9 @@ impl Client {
             }
         };
         self.heard(&response);
+        if let Some(keeper) = &self.keeper {
+            keeper.heard(&response);
+        }
         match session.receive(response, have, Instant::now().into_std())? {
             Action::None => {}
             Action::Begin(welcome) => {
@@ -265,12 +307,20 @@ impl Client {
         }
         counter.inc();
         let applied = self.live.position();
-        outbox.ack(Ack { applied, durable: None });
+        if let Some(keeper) = &self.keeper {
+            keeper.applied();
+        }
+        outbox.ack(self.ack());
         if closes {
             outbox.status(Due::Busy);
         }
         self.metrics.applied_revision.set(gauge(applied));
         self.link.send_modify(|link| link.applied = applied);
+    }
+
+    /// Where the table stands, published and on disk.
+    fn ack(&self) -> Ack {
+        Ack { applied: self.live.position(), durable: self.keeper.as_ref().and_then(Keeper::durable) }
     }
 
     fn refuse(&self, outbox: &Outbox, nack: Nack) {
@@ -283,14 +333,16 @@ impl Client {
     }
 
     fn hello(&self) -> Hello {
+        let wants_snapshot = self.keeper.as_ref().is_some_and(Keeper::take_wants_snapshot);
         Hello {
             proxy_id: self.config.proxy_id.clone(),
             instance_id: self.instance,
             build: BUILD.to_owned(),
             minor: MINOR,
             zone: self.config.zone.clone(),
-            position: self.live.position(),
-            keeps_table: false,
+            // A proxy without a table is sent all of it, which the disk needs.
+            position: self.live.position().filter(|_| !wants_snapshot),
+            keeps_table: self.keeper.is_some(),
         }
     }
 
@@ -301,8 +353,7 @@ impl Client {
             Response::Delta(delta) => Some(delta.to),
             Response::SnapshotChunk(_) | Response::GoAway(_) => None,
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.metrics.heard.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.metrics.heard.set(seconds(SystemTime::now()));
         if head.is_some() {
             self.metrics.head_revision.set(gauge(head));
             self.link.send_if_modified(|link| std::mem::replace(&mut link.head, head) != head);
@@ -323,6 +374,9 @@ impl Client {
     }
 
     fn lost(&self, end: &End) {
+        if let Some(keeper) = &self.keeper {
+            keeper.forget();
+        }
         self.metrics.connected.set(0);
         let problem = match end {
             End::Stopped => None,
@@ -353,6 +407,20 @@ fn is_loopback(host: &str) -> bool {
 
 fn gauge(position: Option<Position>) -> i64 {
     position.map_or(0, |position| i64::try_from(position.revision.0).unwrap_or(i64::MAX))
+}
+
+fn seconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Resolves when there is news from the disk; never, where no table is kept.
+async fn changed(disk: &mut Option<watch::Receiver<Option<Position>>>) {
+    let Some(durable) = disk else { return std::future::pending().await };
+    if durable.changed().await.is_err() {
+        // The thread that keeps the table is gone: no news from there.
+        std::future::pending().await
+    }
 }
 
 fn chain(end: &End) -> String {

@@ -4,9 +4,11 @@
 //! [`server`] sends what a proxy lacks and reports to `fleet` what it says;
 //! [`client`] checks, applies to `routing::live` and answers. What either end
 //! does next is decided by a pure [`server::session`] and [`client::session`].
+//! [`last_known_good`] keeps on disk what a client has applied.
 //! Refuses to know why a pointer moved or what a table is for. `app` starts both.
 
 pub mod client;
+pub mod last_known_good;
 pub mod metrics;
 pub mod server;
 pub mod source;

@@ -2,7 +2,7 @@
 //! over real sockets with a real table.
 
 mod any_order;
-mod cluster;
-mod log;
+pub(super) mod cluster;
+pub(super) mod log;
 mod loopback;
 mod real_store;

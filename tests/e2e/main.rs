@@ -6,6 +6,7 @@ mod support;
 mod commands;
 mod failures;
 mod import;
+mod known_good;
 mod promotions;
 mod readme;
 mod refusals;

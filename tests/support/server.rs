@@ -52,20 +52,36 @@ impl Server {
 
     /// `repoint proxy` of that control plane.
     pub fn proxy(control: &Self) -> Self {
-        Self::proxy_of(control.stream(), &control.data_dir.join("stream.token"))
+        Self::proxy_with(control, &[])
+    }
+
+    /// The same, with further arguments.
+    pub fn proxy_with(control: &Self, more: &[&str]) -> Self {
+        let arguments = proxy_arguments(control.stream(), &control.data_dir.join("stream.token"));
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        Self::start_in(folder(), &arguments)
     }
 
     /// `repoint proxy` of the control plane that listens there.
     pub fn proxy_of(stream: SocketAddr, token: &Path) -> Self {
-        let url = format!("http://{stream}");
-        let token = token.to_str().expect("temporary paths are UTF-8");
-        Self::start_in(folder(), &["proxy", "--ingress", "127.0.0.1:0", "--control", &url, "--token-file", token])
+        Self::start_in(folder(), &proxy_arguments(stream, token).each_ref().map(String::as_str))
+    }
+
+    /// What a proxy says that must not start.
+    pub fn refused_proxy(control: &Self, more: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(proxy_arguments(control.stream(), &control.data_dir.join("stream.token")));
+        command.args(["--admin", "127.0.0.1:0"]).args(more);
+        command.stdin(Stdio::null()).output().expect("the binary under test runs")
     }
 
     fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
         let data_dir = folder.path().join("data");
         let data = data_dir.to_str().expect("temporary paths are UTF-8");
-        let common = ["--admin", "127.0.0.1:0", "--data-dir", data, "--json"];
+        let mut common = vec!["--admin", "127.0.0.1:0", "--json"];
+        if !arguments.contains(&"--data-dir") {
+            common.extend(["--data-dir", data]);
+        }
         let command: Vec<_> = arguments.iter().chain(&common).map(|argument| (*argument).to_owned()).collect();
         let (child, addresses) = launch(&command, folder.path());
         Self { child, command, addresses, data_dir, _folder: Some(folder) }
@@ -151,6 +167,12 @@ impl Server {
         self.command = command;
     }
 
+    /// Leaves an argument and its value out from the next start on.
+    pub fn forget_argument(&mut self, flag: &str) {
+        let at = self.command.iter().position(|argument| argument == flag).expect("it was given");
+        self.command.drain(at..at + 2);
+    }
+
     /// Whether it listens for this.
     pub fn has(&self, name: &str) -> bool {
         !self.addresses[name].is_null()
@@ -182,6 +204,12 @@ impl Drop for Server {
             let _ = self.child.wait();
         }
     }
+}
+
+fn proxy_arguments(stream: SocketAddr, token: &Path) -> [String; 7] {
+    let url = format!("http://{stream}");
+    let token = token.to_str().expect("temporary paths are UTF-8");
+    ["proxy", "--ingress", "127.0.0.1:0", "--control", &url, "--token-file", token].map(str::to_owned)
 }
 
 /// Sends a signal by name to a process this run started.

@@ -27,6 +27,8 @@ struct Cells {
     parts: VecDeque<Request>,
     nack: Option<Nack>,
     ack: Option<Ack>,
+    /// Whether anything was acknowledged on this stream.
+    has_acked: bool,
     status: Due,
     goodbye: bool,
     closed: bool,
@@ -51,6 +53,7 @@ impl Outbox {
             parts: VecDeque::new(),
             nack: None,
             ack: None,
+            has_acked: false,
             status: Due::Not,
             goodbye: false,
             closed: false,
@@ -60,7 +63,20 @@ impl Outbox {
     }
 
     pub fn ack(&self, ack: Ack) {
-        self.fill(|cells| cells.ack = Some(ack));
+        self.fill(|cells| {
+            cells.ack = Some(ack);
+            cells.has_acked = true;
+        });
+    }
+
+    /// The same with news from the disk only. Not before the stream has shown
+    /// that the table is of its history: the news may be older than that.
+    pub fn durable(&self, ack: Ack) {
+        self.fill(|cells| {
+            if cells.has_acked {
+                cells.ack = Some(ack);
+            }
+        });
     }
 
     pub fn nack(&self, nack: Nack) {

@@ -98,6 +98,11 @@ impl Session {
         Self { heard: now, patience: WELCOME_PATIENCE, welcomed: false, incoming: Incoming::None }
     }
 
+    /// For frames that are read back from disk `now`: no Welcome comes first.
+    pub fn replay(now: Instant) -> Self {
+        Self { welcomed: true, ..Self::new(now) }
+    }
+
     /// A message has been acted on. Nothing could be heard meanwhile, so
     /// silence begins only now.
     pub fn acted(&mut self, now: Instant) {

@@ -1,6 +1,7 @@
 //! A control plane and its proxies on loopback, with verbs for tests.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use crate::routing::live::{Claimed, Live, Reader};
 use crate::routing::table::Unresolved;
 use crate::stream::Token;
 use crate::stream::client::{self, Client, Link};
+use crate::stream::last_known_good;
+use crate::stream::last_known_good::folder::Folder;
+use crate::stream::last_known_good::keeper::Keeper;
+use crate::stream::last_known_good::metrics::DiskMetrics;
 use crate::stream::metrics::{ClientMetrics, ServerMetrics};
 use crate::stream::server::{self, serve};
 use crate::stream::source::Source;
@@ -98,6 +103,17 @@ impl Proxy {
 
     /// A proxy that serves a table already, or shows another token.
     pub fn start_with(address: SocketAddr, live: Arc<Live>, token: Token) -> Self {
+        Self::run(address, live, token, None)
+    }
+
+    /// A proxy that keeps its table in this folder, and begins with it.
+    pub fn keeping(address: SocketAddr, folder: &Path) -> Self {
+        let (folder, live) = (Folder::own(folder).unwrap(), Live::new(1));
+        let keeper = Keeper::start(folder, last_known_good::Config::default(), &live, DiskMetrics::default()).unwrap();
+        Self::run(address, live, token(), Some(keeper))
+    }
+
+    fn run(address: SocketAddr, live: Arc<Live>, token: Token, keeper: Option<Keeper>) -> Self {
         let config = client::Config {
             control: format!("http://{address}").parse().unwrap(),
             token,
@@ -107,6 +123,7 @@ impl Proxy {
         };
         let metrics = ClientMetrics::default();
         let client = Client::new(config, Arc::clone(&live), metrics.clone()).unwrap();
+        let client = if let Some(keeper) = keeper { client.keeping(keeper) } else { client };
         let (link, drain) = (client.link(), Drain::new());
         let running = tokio::spawn(client.run(drain.watch()));
         Self { live, metrics, link, drain, running }

@@ -1,0 +1,211 @@
+//! The state folder of a proxy: made, checked and owned by one process at a time.
+//!
+//! Owns the lock, the modes of files (routes name hosts and addresses: they are
+//! the owner's only) and the proxy's name. A `Disk` on a real file system.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::stream::last_known_good::disk::{Disk, Sink};
+use crate::stream::last_known_good::names::TEMPORARY;
+
+/// A folder that this process owns until the value is dropped. The lock belongs
+/// to the open file, so the kernel lets go of it however we end.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    is_writable: bool,
+    lock: File,
+}
+
+/// Why a folder cannot be used. Reads as "failed to …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has it.
+    #[error(
+        "keep the table in {path}: another proxy{} keeps its own there; stop that one, or give this one another \
+         --data-dir, or --no-state to keep none",
+        pid.map_or_else(String::new, |pid| format!(" (process {pid})")), path = path.display()
+    )]
+    Owned {
+        /// Which.
+        path: PathBuf,
+        /// Who, where it says so.
+        pid: Option<u32>,
+    },
+    /// It cannot be made or opened.
+    #[error("keep the table in {path}: {source}; give a --data-dir that can be written to", path = path.display())]
+    Unusable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+const LOCK: &str = "lock";
+const NAME: &str = "proxy_id";
+/// Longer than any host's name with a port.
+const NAME_BYTES_MAX: u64 = 512;
+
+impl Folder {
+    /// Makes the folder where it is absent, and takes its lock.
+    ///
+    /// # Errors
+    ///
+    /// When another process owns it, or it cannot be used at all. One that can
+    /// only be read is fine: see [`Folder::is_writable`].
+    pub fn own(path: &Path) -> Result<Self, Error> {
+        let unusable = |source| Error::Unusable { path: path.to_owned(), source };
+        create(path).map_err(unusable)?;
+        let mut lock = open_lock(&path.join(LOCK)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let read = lock.read_to_string(&mut text);
+                let pid = read.ok().and_then(|_| text.trim().parse().ok());
+                return Err(Error::Owned { path: path.to_owned(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        }
+        let mut folder = Self { path: path.to_owned(), is_writable: true, lock };
+        folder.is_writable = folder.try_write();
+        // For whoever finds it locked; nobody relies on it.
+        let _ = folder.sign();
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether files can be made in it. A full disk can, later.
+    pub fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    /// The proxy's name: as given, else as it was last time, else `default`; and
+    /// noted for next time.
+    pub fn proxy_id(&self, given: Option<&str>, default: impl FnOnce() -> String) -> String {
+        let noted = self.noted_name();
+        let name = given.map(str::to_owned).or_else(|| noted.clone()).unwrap_or_else(default);
+        if noted.as_deref() != Some(&name)
+            && let Err(error) = self.note_name(&name)
+        {
+            tracing::warn!(%error, "the proxy's name is not noted: give --proxy-id to keep it");
+        }
+        name
+    }
+
+    fn noted_name(&self) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.path.join(NAME)).ok()?.take(NAME_BYTES_MAX).read_to_string(&mut text).ok()?;
+        let name = text.trim();
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic());
+        is_name.then(|| name.to_owned())
+    }
+
+    fn note_name(&self, name: &str) -> io::Result<()> {
+        let temporary = self.path.join(format!("{NAME}{TEMPORARY}"));
+        let mut file = private(OpenOptions::new().write(true).create(true).truncate(true), &temporary)?;
+        writeln!(file, "{name}")?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.path.join(NAME))?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn try_write(&self) -> bool {
+        let probe = self.path.join(format!("open{TEMPORARY}"));
+        let made = private(OpenOptions::new().write(true).create(true).truncate(true), &probe);
+        let removed = made.and_then(|_| fs::remove_file(&probe));
+        let is_forbidden = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        };
+        !removed.is_err_and(|error| is_forbidden(&error))
+    }
+
+    fn sign(&mut self) -> io::Result<()> {
+        self.lock.set_len(0)?;
+        self.lock.seek(SeekFrom::Start(0))?;
+        writeln!(self.lock, "{}", std::process::id())
+    }
+}
+
+impl Disk for Folder {
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.path)?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        Ok(Box::new(File::open(self.path.join(name))?))
+    }
+
+    fn changed_at(&self, name: &str) -> Option<SystemTime> {
+        fs::metadata(self.path.join(name)).and_then(|metadata| metadata.modified()).ok()
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<Box<dyn Sink>> {
+        let file = private(OpenOptions::new().write(true).create(true).truncate(true), &self.path.join(name))?;
+        Ok(Box::new(file))
+    }
+
+    fn resume(&mut self, name: &str, length: u64) -> io::Result<Box<dyn Sink>> {
+        let mut file = private(OpenOptions::new().write(true), &self.path.join(name))?;
+        file.set_len(length)?;
+        file.seek(SeekFrom::Start(length))?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl Sink for File {
+    fn sync(&mut self) -> io::Result<()> {
+        // The length is synced with it; times are not, and nobody needs them.
+        self.sync_data()
+    }
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let parent = path.parent().unwrap_or(Path::new("."));
+    // 0711, as the control plane makes it, which may come to share it.
+    DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+    DirBuilder::new().mode(0o700).create(path)?;
+    File::open(parent)?.sync_all()
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let opened = private(OpenOptions::new().read(true).write(true).create(true).truncate(false), path);
+    // What can only be read can be locked all the same.
+    opened.or_else(|error| File::open(path).map_err(|_| error))
+}
+
+fn private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}

@@ -1,0 +1,8 @@
+//! What is loaded after anything that may happen to a disk is what was applied.
+
+mod bytes;
+mod crashes;
+mod faults;
+mod memory;
+mod restarts;
+mod world;
