@@ -9,9 +9,11 @@ use sqlx::AssertSqlSafe;
 use crate::store::row::{Query, Row};
 use crate::store::{Error, Transaction};
 
-/// Keys looked up by one statement, and rows written by one. With fourteen
-/// columns at most this stays far below the 32,766 values that SQLite takes.
-const ROWS_MAX: usize = 250;
+/// Values of one statement. SQLite takes `$1` for a name and looks for it among
+/// all names, both when it parses and when it binds, so that a statement's cost
+/// grows with the square of its values; with 256 that is below what the
+/// statement costs anyway.
+const VALUES_MAX: usize = 256;
 
 /// What the columns of `wanted` are called, in order.
 const COLUMNS: [&str; 2] = ["a", "a, b"];
@@ -36,7 +38,7 @@ impl Transaction {
         keys: &[[String; N]],
     ) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
-        for keys in keys.chunks(ROWS_MAX) {
+        for keys in keys.chunks(VALUES_MAX / N) {
             let text = format!("WITH wanted ({}) AS (VALUES {}) {select}", COLUMNS[N - 1], places(keys.len(), N));
             rows.extend(
                 self.all(noun, keys.iter().flatten().fold(dynamic(text), |query, key| query.bind(key.clone()))).await?,
@@ -52,7 +54,7 @@ impl Transaction {
         items: &[T],
         bind: impl Fn(Query, &T) -> Query,
     ) -> Result<(), Error> {
-        for items in items.chunks(ROWS_MAX) {
+        for items in items.chunks(VALUES_MAX / insert.columns) {
             let text =
                 format!("INSERT INTO {} VALUES {} {}", insert.into, places(items.len(), insert.columns), insert.then);
             self.execute(items.iter().fold(dynamic(text), &bind)).await?;
@@ -62,7 +64,7 @@ impl Transaction {
 
     /// Deletes what belongs to many keys: `delete` ends where the list begins.
     pub(super) async fn delete_all(&mut self, delete: &'static str, keys: &[String]) -> Result<(), Error> {
-        for keys in keys.chunks(ROWS_MAX) {
+        for keys in keys.chunks(VALUES_MAX) {
             let text = format!("{delete} (VALUES {})", places(keys.len(), 1));
             self.execute(keys.iter().fold(dynamic(text), |query, key| query.bind(key.clone()))).await?;
         }

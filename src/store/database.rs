@@ -63,11 +63,9 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// `synchronous=FULL`: a commit is on disk when it returns (invariant 4); WAL
 /// alone would lose the last ones when the power goes. The busy timeout covers
-/// another process that reads the file, such as a backup. 64 MiB of cache: an
-/// import of a hundred thousand environments touches every index all over, and
-/// with SQLite's own 2 MiB each page would go to the log several times.
-const WRITER: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                      PRAGMA foreign_keys = ON; PRAGMA cache_size = -65536;";
+/// another process that reads the file, such as a backup.
+const WRITER: &str =
+    "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
 const READER: &str =
     "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA query_only = ON;";
 
