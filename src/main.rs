@@ -7,6 +7,10 @@ use repoint::app::{self, ProxyArgs, UpArgs};
 use repoint::config::ServerArgs;
 use repoint::{cli, demo, worker};
 
+/// A request makes some thirty small allocations, most of them hyper's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An ingress for agent workers: environments are pointers to immutable deployments, and moving one loses nothing
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]

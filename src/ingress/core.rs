@@ -17,6 +17,7 @@ use crate::ingress::alarm::Alarms;
 use crate::ingress::config::Config;
 use crate::ingress::limits::Limit;
 use crate::ingress::metrics::Counters;
+use crate::ingress::origin::{Origin, Origins};
 use crate::ingress::upstream::Upstream;
 use crate::routing::address::Address;
 use crate::routing::live::{Claimed, Live, Reader};
@@ -52,6 +53,7 @@ pub(super) struct Core {
     /// Connections over the limit that are being told so.
     pub(super) refusing: Cell<usize>,
     reader: RefCell<Reader>,
+    origins: Origins,
 }
 
 impl Core {
@@ -69,6 +71,7 @@ impl Core {
             http2: http2(config),
             refusing: Cell::new(0),
             reader: RefCell::new(shared.live.reader()),
+            origins: Origins::default(),
             shared: Arc::clone(shared),
         })
     }
@@ -81,6 +84,11 @@ impl Core {
     /// Resolves against one table (invariant 1) and takes the claim (invariant 2).
     pub(super) fn claim(&self, address: &Address<'_>) -> Result<Claimed, Unresolved> {
         self.reader.borrow_mut().claim(address, self.index)
+    }
+
+    /// What both sides are told of who answers.
+    pub(super) fn origin(&self, claimed: &Claimed) -> Origin {
+        self.origins.of(claimed)
     }
 }
 

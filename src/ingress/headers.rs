@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Version, request, response};
 
 use crate::ingress::downstream::Peer;
 use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
+use crate::ingress::origin::Origin;
 use crate::ingress::trace;
 use crate::model::deployment::HostHeader;
 use crate::routing::live::Claimed;
@@ -167,8 +168,8 @@ fn add_trace(headers: &mut HeaderMap, found: &Found) {
 
 /// Names deployment and environment to the replica a request is about to go to,
 /// and gives it the `Host` its pool wants.
-pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &EndpointRoute) {
-    name_origin(&mut parts.headers, claimed);
+pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &EndpointRoute, origin: &Origin) {
+    name_origin(&mut parts.headers, origin);
     if claimed.pool.host == HostHeader::Endpoint {
         let own = match &endpoint.authority {
             Some(authority) => HeaderValue::from_str(authority),
@@ -181,7 +182,7 @@ pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &E
 }
 
 /// Makes an answer fit for the client.
-pub(super) fn answer(parts: &mut response::Parts, claimed: &Claimed) {
+pub(super) fn answer(parts: &mut response::Parts, origin: &Origin) {
     let headers = &mut parts.headers;
     let upgrade = (parts.status == http::StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE));
     if headers.contains_key(header::CONNECTION) {
@@ -195,19 +196,14 @@ pub(super) fn answer(parts: &mut response::Parts, claimed: &Claimed) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
-    name_origin(headers, claimed);
+    name_origin(headers, origin);
     parts.version = Version::HTTP_11;
 }
 
 /// Overwrites whatever the other side said.
-fn name_origin(headers: &mut HeaderMap, claimed: &Claimed) {
-    // Ids and names are visible ASCII; nothing else can be built.
-    if let Ok(deployment) = HeaderValue::from_str(claimed.pool.deployment_text()) {
-        headers.insert(DEPLOYMENT_ID, deployment);
-    }
-    if let Ok(environment) = HeaderValue::from_str(claimed.environment.name.as_str()) {
-        headers.insert(ENVIRONMENT, environment);
-    }
+fn name_origin(headers: &mut HeaderMap, origin: &Origin) {
+    headers.insert(DEPLOYMENT_ID, origin.deployment.clone());
+    headers.insert(ENVIRONMENT, origin.environment.clone());
 }
 
 /// The seconds a replica keeps an idle connection, where it says so.

@@ -12,6 +12,7 @@ mod listener;
 mod socket;
 mod core;
 mod downstream;
+mod origin;
 mod proxy;
 mod identify;
 mod headers;

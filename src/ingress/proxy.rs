@@ -105,7 +105,7 @@ async fn answer(mut exchange: Exchange, sent: Sent) -> Response<Body> {
     let (mut parts, incoming) = response.into_parts();
     let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
         let pause_max = limit(claimed.environment.policy.response_idle_timeout_ms);
-        headers::answer(&mut parts, claimed);
+        headers::answer(&mut parts, &exchange.core.origin(claimed));
         pause_max.filter(|_| !headers::may_pause(&parts.headers))
     });
     exchange.answered(parts.status);

@@ -173,7 +173,7 @@ fn choose(
     };
     let (at, claim) = other.or_else(any)?;
     let endpoint = &endpoints[at];
-    headers::direct(parts, claimed, endpoint);
+    headers::direct(parts, claimed, endpoint, &core.origin(claimed));
     let chosen = (endpoint.id, endpoint.address);
     exchange.endpoint = Some(claim);
     Some(chosen)
