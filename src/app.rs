@@ -238,7 +238,7 @@ impl ControlPlane {
         let logs =
             LogFolder::open(self.data_dir.join("logs"), logs::Config::default()).context("open the folder of logs")?;
         let config = worker::Config { own_listeners: bound.all(), ..args.worker()? };
-        let supervisor = Supervisor::start(config, self.store.clone(), fleet.clone(), logs.clone()).await?;
+        let supervisor = Supervisor::start(config, self.store.clone(), fleet.clone(), logs.clone(), metrics).await?;
         let config = control::Config {
             data_dir: self.data_dir.clone(),
             base_domain: args.base_domain()?,

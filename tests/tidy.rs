@@ -42,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The data plane never names control, store or stream; the control plane never names ingress.
     ("ingress", &["model", "routing", "drain", "telemetry"]),
     ("control", &["model", "rest", "store", "fleet", "bundle", "logs", "drain", "telemetry"]),
-    ("worker", &["model", "store", "fleet", "bundle", "logs"]),
+    ("worker", &["model", "store", "fleet", "bundle", "logs", "telemetry"]),
     ("studio", &["model", "rest"]),
     ("cli", &["model", "rest", "bundle"]),
     // Each for its `Config`.

@@ -229,6 +229,7 @@ fn description(detail: &EnvironmentDetail) -> Vec<(&'static str, String)> {
         ("pins", door(policy.pins == Door::Open)),
         ("deployment hosts", door(policy.deployment_hosts_open(environment.name.as_str()))),
         ("max drain", format!("{} s", policy.max_drain_ms / 1_000)),
+        ("previous warm", format!("{} s", policy.keep_previous_warm_ms / 1_000)),
         ("changed", text::moment(environment.updated_at)),
     ];
     if environment.min_replicas.is_some() || environment.max_replicas.is_some() {

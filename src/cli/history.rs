@@ -1,6 +1,7 @@
 //! `repoint history`: every move of an environment's pointer.
 
 use clap::Args;
+use jiff::Timestamp;
 
 use crate::cli::args::Common;
 use crate::cli::client::NO_QUERY;
@@ -36,7 +37,7 @@ impl History {
             session.console.remark(&format!("{}/{} has served nothing yet", environment.project, environment.name));
             return Ok(Done::Complete);
         }
-        let mut table = Table::new(["MOVE", "KIND", "FROM", "TO", "COMMITTED", "APPLIED", "BY", "REASON"]);
+        let mut table = Table::new(["MOVE", "KIND", "FROM", "TO", "COMMITTED", "APPLIED", "DRAINED", "BY", "REASON"]);
         for row in &page.items {
             table.row(cells(row));
         }
@@ -46,7 +47,7 @@ impl History {
     }
 }
 
-fn cells(row: &Promotion) -> [String; 8] {
+fn cells(row: &Promotion) -> [String; 9] {
     let applied = row.applied_at.map(|at| format!("{} ms later", at.duration_since(row.committed_at).as_millis()));
     [
         row.sequence.to_string(),
@@ -55,9 +56,18 @@ fn cells(row: &Promotion) -> [String; 8] {
         text::name_of(row.to_ref.as_ref(), row.to_deployment_id),
         text::moment(row.committed_at),
         applied.unwrap_or_else(|| "not yet".to_owned()),
+        text::or_dash(row.previous_drained_at.map(|at| drained(at, row.streams_cut))),
         row.actor.clone(),
         text::or_dash(row.reason.as_deref()),
     ]
+}
+
+/// When what was served before went to rest, and whether requests were cut for it.
+fn drained(at: Timestamp, cut: Option<u64>) -> String {
+    match cut {
+        None | Some(0) => text::moment(at),
+        Some(cut) => format!("{}, {cut} cut", text::moment(at)),
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +85,7 @@ mod tests {
             false => fake::world(asked),
         });
         let outcome = fake.run(["history", "staging", "--limit", "1"]);
-        let row = "7     promote  bcdfghjk  bcdfwxyz  2026-11-23 12:00:00Z  not yet  admin  -";
+        let row = "7     promote  bcdfghjk  bcdfwxyz  2026-11-23 12:00:00Z  not yet  -        admin  -";
         assert!(outcome.results.contains(row), "{}", outcome.results);
         assert!(outcome.remarks.contains("--limit"));
         assert!(fake.run(["history", "staging", "--limit", "1", "--json"]).results.contains(r#""next_cursor":"c""#));

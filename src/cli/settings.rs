@@ -40,6 +40,9 @@ pub struct Settings {
     /// Longest wait for running requests when a pool is to be stopped
     #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
     max_drain: Option<u64>,
+    /// How long a pool that nothing needs any more keeps its replicas
+    #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
+    keep_previous_warm: Option<u64>,
 }
 
 /// A list of hosts as one argument. Its own type, because clap reads a plain
@@ -88,6 +91,7 @@ impl Settings {
             response_start_timeout_ms: self.response_start_timeout,
             response_idle_timeout_ms: self.response_idle_timeout,
             max_drain_ms: self.max_drain,
+            keep_previous_warm_ms: self.keep_previous_warm,
         }
     }
 

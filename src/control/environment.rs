@@ -197,6 +197,7 @@ fn checked(policy: Policy) -> Result<Policy, Error> {
         ("response_start_timeout_ms", policy.response_start_timeout_ms, 0),
         ("response_idle_timeout_ms", policy.response_idle_timeout_ms, 0),
         ("max_drain_ms", policy.max_drain_ms, 0),
+        ("keep_previous_warm_ms", policy.keep_previous_warm_ms, 0),
     ];
     for (field, value, least) in times {
         if !(least..=TIME_MAX_MS).contains(&value) {

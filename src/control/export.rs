@@ -192,6 +192,7 @@ fn policy(policy: &Policy) -> PolicyUpdate {
         response_start_timeout_ms: Some(policy.response_start_timeout_ms),
         response_idle_timeout_ms: Some(policy.response_idle_timeout_ms),
         max_drain_ms: Some(policy.max_drain_ms),
+        keep_previous_warm_ms: Some(policy.keep_previous_warm_ms),
     }
 }
 

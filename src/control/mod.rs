@@ -7,7 +7,7 @@
 //! it writes what is wanted, the supervisor and the control stream read it.
 //!
 //! A promotion reads top to bottom in `promotion.rs`; what waits for a replica
-//! is carried on by `mover.rs`.
+//! is carried on by `mover.rs`, and `sleep.rs` puts to rest what nothing needs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +42,7 @@ mod project;
 mod promotion;
 mod removal;
 mod replicas;
+mod sleep;
 mod source;
 mod write;
 
@@ -124,6 +125,7 @@ impl Control {
             drain: drain.clone(),
         };
         tokio::spawn(mover::run(control.clone()));
+        tokio::spawn(sleep::run(control.clone()));
         control
     }
 }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::control::error::Error;
 use crate::control::promotion::{commit_move, newest_row};
+use crate::control::sleep::note_left;
 use crate::control::{Control, now};
 use crate::model::environment::Environment;
 use crate::model::moves::{MoveState, PendingMove};
@@ -135,6 +136,7 @@ impl Control {
                 };
                 tracing::info!(number, environment = %pending.environment, detail, "move ended without moving");
                 tx.end_move(number, state, Some(detail), None).await?;
+                note_left(&mut tx, pending.environment, now).await?;
                 tx.commit().await?;
             }
             (Step::Wait | Step::Commit, _) => {}
@@ -167,7 +169,9 @@ impl Step {
         let Some(environment) = environment else {
             return refused("the environment was deleted while the move waited".to_owned());
         };
-        let Some(pool) = pool.filter(|pool| !matches!(pool.state, PoolState::Stopped | PoolState::Closing)) else {
+        let Some(pool) =
+            pool.filter(|pool| !matches!(pool.state, PoolState::Stopped | PoolState::Idle | PoolState::Closing))
+        else {
             let name = &environment.name;
             return refused(format!(
                 "the deployment was terminated in {name} while the move waited; start it, then move again"
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_waiting_move_goes_by_its_target_its_lock_and_its_deadline() {
-        use PoolState::{Closing, Failing, Running, Starting, Stopped};
+        use PoolState::{Closing, Failing, Idle, Running, Starting, Stopped};
         let cases = [
             (Kind::Promote, Some(Starting), false, 119, "wait"),
             (Kind::Promote, Some(Failing), false, 119, "wait"),
@@ -270,6 +274,7 @@ mod tests {
             (Kind::Rollback, Some(Running), true, 1, "commit"),
             (Kind::Promote, Some(Stopped), false, 1, "refused"),
             (Kind::Rollback, Some(Closing), false, 1, "refused"),
+            (Kind::Promote, Some(Idle), false, 1, "refused"),
             (Kind::Deploy, None, false, 1, "refused"),
         ];
         for (kind, state, locked, second, expected) in cases {

@@ -9,7 +9,7 @@ use crate::control::error::Error;
 use crate::model::bounds::{Bounds, InvalidBounds};
 use crate::model::deployment::Deployment;
 use crate::model::environment::Environment;
-use crate::model::pool::{Pool, PoolKey, PoolState};
+use crate::model::pool::{Pool, PoolKey, PoolState, Rest};
 use crate::model::revision::Revision;
 
 /// Bounds that a request names; what is absent stays.
@@ -32,12 +32,12 @@ pub(super) fn opened(pool: Pool, asked: BoundsAsked) -> Result<Pool, InvalidBoun
     let bounds = asked.onto(pool.bounds)?;
     let state = match pool.state {
         // Whatever its row still lists does not run any more.
-        PoolState::Stopped => return Ok(Pool::starting(pool.key, bounds)),
+        PoolState::Stopped | PoolState::Idle => return Ok(Pool::starting(pool.key, bounds)),
         PoolState::Closing if pool.ready_count() > 0 => PoolState::Running,
         PoolState::Closing => PoolState::Starting,
         state @ (PoolState::Starting | PoolState::Running | PoolState::Failing) => state,
     };
-    Ok(Pool { state, bounds, closing_revision: None, closing_since: None, ..pool })
+    Ok(Pool { state, bounds, closing_revision: None, closing_since: None, closing_to: None, left_at: None, ..pool })
 }
 
 /// A wanted pool where there was none. The environment's bounds go before the
@@ -52,15 +52,24 @@ pub(super) fn created(
     Ok(Pool::starting(key, bounds))
 }
 
-/// The pool as it takes no new requests from `revision` on. `None` where it
-/// takes none already.
-pub(super) fn closed(pool: Pool, revision: Revision, now: Timestamp) -> Option<Pool> {
-    pool.state.is_wanted().then_some(Pool {
-        state: PoolState::Closing,
-        closing_revision: Some(revision),
-        closing_since: Some(now),
-        ..pool
-    })
+/// The pool as it takes no new requests from `revision` on, and goes to `rest`
+/// when its last one has ended. Terminating outdoes sleeping, whichever comes
+/// first. `None` where there is nothing to change.
+pub(super) fn closed(pool: Pool, rest: Rest, revision: Revision, now: Timestamp) -> Option<Pool> {
+    match (pool.state, rest) {
+        (PoolState::Starting | PoolState::Running | PoolState::Failing, rest) => Some(Pool {
+            state: PoolState::Closing,
+            closing_revision: Some(revision),
+            closing_since: Some(now),
+            closing_to: Some(rest),
+            ..pool
+        }),
+        (PoolState::Closing, Rest::Stopped) if !pool.is_terminated() => {
+            Some(Pool { closing_to: Some(Rest::Stopped), ..pool })
+        }
+        (PoolState::Idle, Rest::Stopped) => Some(Pool { state: PoolState::Stopped, ..pool }),
+        (PoolState::Closing | PoolState::Idle | PoolState::Stopped, _) => None,
+    }
 }
 
 /// Which way a pool is scaled.
@@ -121,9 +130,10 @@ mod tests {
 
     #[test]
     fn opening_goes_by_what_still_runs() {
-        use PoolState::{Closing, Failing, Running, Starting, Stopped};
+        use PoolState::{Closing, Failing, Idle, Running, Starting, Stopped};
         let cases = [
             (Stopped, None, Starting),
+            (Idle, None, Starting),
             (Stopped, Some(EndpointState::Ready), Starting),
             (Closing, Some(EndpointState::Ready), Running),
             (Closing, Some(EndpointState::Draining), Starting),
@@ -133,9 +143,12 @@ mod tests {
             (Failing, None, Failing),
         ];
         for (state, endpoint, expected) in cases {
-            let before = closed(pool(Running, endpoint), Revision(9), Timestamp::UNIX_EPOCH).unwrap();
+            let now = Timestamp::UNIX_EPOCH;
+            let before = closed(pool(Running, endpoint), Rest::Idle, Revision(9), now).unwrap();
+            let before = Pool { left_at: Some(now), ..before };
             let after = opened(Pool { state, ..before }, BoundsAsked::default()).unwrap();
             assert_eq!((after.state, after.closing_revision, after.closing_since), (expected, None, None), "{state:?}");
+            assert_eq!((after.closing_to, after.left_at), (None, None), "{state:?}");
             assert!(!after.is_ready() || expected == Running, "{state:?}");
         }
     }
@@ -143,10 +156,29 @@ mod tests {
     #[test]
     fn closing_names_the_change_and_happens_once() {
         let now = Timestamp::UNIX_EPOCH;
-        let closing = closed(pool(PoolState::Running, None), Revision(9), now).unwrap();
+        let close = |pool: &Pool, rest| closed(pool.clone(), rest, Revision(10), now);
+        let closing = closed(pool(PoolState::Running, None), Rest::Stopped, Revision(9), now).unwrap();
         assert_eq!((closing.state, closing.closing_revision), (PoolState::Closing, Some(Revision(9))));
-        assert_eq!(closed(closing, Revision(10), now), None);
-        assert_eq!(closed(pool(PoolState::Stopped, None), Revision(10), now), None);
+        for rest in [Rest::Idle, Rest::Stopped] {
+            assert_eq!(close(&closing, rest), None);
+            assert_eq!(close(&pool(PoolState::Stopped, None), rest), None);
+        }
+    }
+
+    #[test]
+    fn terminating_outdoes_sleeping() {
+        let now = Timestamp::UNIX_EPOCH;
+        let close = |pool: &Pool, rest| closed(pool.clone(), rest, Revision(10), now);
+        let sleepy = closed(pool(PoolState::Running, None), Rest::Idle, Revision(9), now).unwrap();
+        assert!(!sleepy.is_terminated());
+        assert_eq!(close(&sleepy, Rest::Idle), None);
+        let terminated = close(&sleepy, Rest::Stopped).unwrap();
+        assert!(terminated.is_terminated());
+        assert_eq!(terminated.closing_revision, Some(Revision(9)), "it takes nothing new since the first");
+        assert_eq!(close(&terminated, Rest::Idle), None);
+        let idle = pool(PoolState::Idle, None);
+        assert_eq!(close(&idle, Rest::Idle), None);
+        assert_eq!(close(&idle, Rest::Stopped).unwrap().state, PoolState::Stopped);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::control::error::Error;
 use crate::control::outcome::Outcome;
 use crate::control::pool::{self, BoundsAsked};
+use crate::control::sleep::note_left;
 use crate::control::write::{close_pool, put_changed, supersede_waiting};
 use crate::control::{Control, find, now};
 use crate::model::deployment::Deployment;
@@ -22,7 +23,7 @@ use crate::model::event::What;
 use crate::model::history::{Stack, Target};
 use crate::model::id::{DeploymentId, EnvironmentId};
 use crate::model::moves::{MoveState, PendingMove};
-use crate::model::pool::{Pool, PoolKey};
+use crate::model::pool::{Pool, PoolKey, Rest};
 use crate::model::promotion::{Kind, Promotion, Refused};
 use crate::rest::moves::{Promote, Rollback};
 use crate::store::{Page, Transaction};
@@ -145,6 +146,7 @@ pub(super) async fn stay(tx: &mut Transaction, allowed: Allowed) -> Result<Next,
         let bounds = pool.bounds.with(bounds.min, bounds.max)?;
         put_changed(tx, Some(&pool), Pool { bounds, ..pool.clone() }).await?;
     }
+    note_left(tx, environment.id, now()).await?;
     stays(tx, environment.id).await
 }
 
@@ -191,7 +193,10 @@ pub(super) async fn advance(tx: &mut Transaction, allowed: Allowed, caller: &Cal
         let now = now().max(caller.at);
         Ok(Next::Committed(commit_move(tx, environment, &asked, now).await?))
     } else {
-        Ok(Next::Waits(tx.insert_move(&asked).await?))
+        let number = tx.insert_move(&asked).await?;
+        // Whatever waited until now is needed no longer.
+        note_left(tx, asked.environment, now()).await?;
+        Ok(Next::Waits(number))
     }
 }
 
@@ -226,13 +231,16 @@ pub(super) async fn commit_move(
         requested_at: asked.requested_at,
         committed_at: now,
         applied_at: None,
+        previous_drained_at: None,
+        streams_cut: None,
     };
     tx.update_environment(&Environment { pointer: Some(promotion.to), updated_at: now, ..environment }).await?;
     tx.insert_promotion(&promotion).await?;
     let previous = promotion.from.filter(|previous| *previous != promotion.to);
     if let (true, Some(previous)) = (asked.scale_previous_to_zero, previous) {
-        close_pool(tx, PoolKey { environment: promotion.environment, deployment: previous }, now).await?;
+        close_pool(tx, PoolKey { environment: promotion.environment, deployment: previous }, Rest::Idle, now).await?;
     }
+    note_left(tx, promotion.environment, now).await?;
     tx.note(What::PointerMoved {
         environment_id: promotion.environment,
         kind: promotion.kind,

@@ -16,7 +16,7 @@ use crate::control::write::{close_pool, supersede_waiting};
 use crate::control::{Control, find, now};
 use crate::model::environment::Environment;
 use crate::model::id::{EnvironmentId, ProjectId};
-use crate::model::pool::PoolState;
+use crate::model::pool::Rest;
 use crate::store::Transaction;
 
 /// How long a DELETE waits for running requests; then it answers that it goes
@@ -133,8 +133,8 @@ async fn close(tx: &mut Transaction, environment: Environment) -> Result<bool, E
     }
     let mut drained = true;
     for pool in tx.pools_of_environment(id).await? {
-        drained &= pool.state == PoolState::Stopped;
-        close_pool(tx, pool.key, now).await?;
+        drained &= pool.state.is_at_rest();
+        close_pool(tx, pool.key, Rest::Stopped, now).await?;
     }
     Ok(drained)
 }

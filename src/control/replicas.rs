@@ -12,7 +12,7 @@ use crate::model::deployment::Deployment;
 use crate::model::environment::Environment;
 use crate::model::id::{DeploymentId, EnvironmentId};
 use crate::model::name::EnvironmentName;
-use crate::model::pool::{Pool, PoolKey};
+use crate::model::pool::{Pool, PoolKey, Rest};
 use crate::rest::deployments::{ScaleDeployment, StartDeployment, TerminateDeployment};
 use crate::store::Transaction;
 
@@ -85,7 +85,7 @@ impl Control {
         }
         let mut touched = Vec::new();
         for (environment, pool) in pools {
-            close_pool(&mut tx, pool.key, caller.at).await?;
+            close_pool(&mut tx, pool.key, Rest::Stopped, caller.at).await?;
             let after = tx.pool(pool.key).await?.unwrap_or(pool);
             touched.push((environment, after));
         }

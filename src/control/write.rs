@@ -6,16 +6,25 @@ use crate::control::error::Error;
 use crate::control::pool;
 use crate::model::event::What;
 use crate::model::id::EnvironmentId;
-use crate::model::pool::{Pool, PoolKey};
+use crate::model::pool::{Pool, PoolKey, PoolState, Rest};
 use crate::store::Transaction;
 
-/// Lets a pool take no new requests from the next change on.
-pub(super) async fn close_pool(tx: &mut Transaction, key: PoolKey, now: Timestamp) -> Result<(), Error> {
+/// Lets a pool take no new requests from the next change on, and go to rest
+/// when its last one has ended.
+pub(super) async fn close_pool(tx: &mut Transaction, key: PoolKey, rest: Rest, now: Timestamp) -> Result<(), Error> {
     let Some(pool) = tx.pool(key).await? else { return Ok(()) };
-    let revision = tx.next_revision().await?;
-    if let Some(closed) = pool::closed(pool, revision, now) {
-        tx.put_pool(&closed).await?;
-        tx.note(What::Draining { environment_id: key.environment, deployment_id: key.deployment });
+    let (was, revision) = (pool.state, tx.next_revision().await?);
+    let Some(closed) = pool::closed(pool, rest, revision, now) else { return Ok(()) };
+    tx.put_pool(&closed).await?;
+    let PoolKey { environment, deployment } = key;
+    match closed.state {
+        PoolState::Closing if was.is_wanted() => {
+            tx.note(What::Draining { environment_id: environment, deployment_id: deployment });
+        }
+        state if state != was => {
+            tx.note(What::PoolState { environment_id: environment, deployment_id: deployment, state, ready: 0 });
+        }
+        _ => {}
     }
     Ok(())
 }

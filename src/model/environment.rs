@@ -13,7 +13,7 @@ use crate::model::host::HostPattern;
 use crate::model::id::{DeploymentId, EnvironmentId, ProjectId};
 use crate::model::name::{EnvironmentName, ProjectName};
 use crate::model::policy::Policy;
-use crate::model::pool::{Pool, PoolState};
+use crate::model::pool::Pool;
 use crate::model::promotion::Refused;
 
 /// A named pointer to a deployment.
@@ -75,11 +75,11 @@ impl Environment {
             return Err(Refused::OtherProject);
         }
         self.check_expected(ask)?;
-        if self.pointer == Some(deployment.id) && !pool.is_some_and(|pool| is_terminated(pool.state)) {
+        if self.pointer == Some(deployment.id) && pool.is_none_or(|pool| pool.state.is_wanted()) {
             return Ok(Decision::AlreadyCurrent);
         }
         self.check_unlocked()?;
-        if pool.is_some_and(|pool| is_terminated(pool.state)) && !ask.start {
+        if pool.is_some_and(Pool::is_terminated) && !ask.start {
             return Err(Refused::Terminated);
         }
         Ok(when(pool))
@@ -137,10 +137,10 @@ pub enum Landing {
 
 impl Landing {
     /// Whether a rollback that lands here, on a deployment with this pool, can be
-    /// committed now. What is current and was terminated is opened again.
+    /// committed now. What is current and takes no requests is opened again.
     pub fn decision(&self, pool: Option<&Pool>) -> Decision {
         match self {
-            Self::AlreadyCurrent if !pool.is_some_and(|pool| is_terminated(pool.state)) => Decision::AlreadyCurrent,
+            Self::AlreadyCurrent if pool.is_none_or(|pool| pool.state.is_wanted()) => Decision::AlreadyCurrent,
             Self::AlreadyCurrent | Self::At(_) => when(pool),
         }
     }
@@ -153,20 +153,13 @@ fn when(pool: Option<&Pool>) -> Decision {
     }
 }
 
-fn is_terminated(state: PoolState) -> bool {
-    match state {
-        PoolState::Stopped | PoolState::Closing => true,
-        PoolState::Starting | PoolState::Running | PoolState::Failing => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::deployment::{HostHeader, Source};
     use crate::model::history::Entry;
     use crate::model::manifest::Protocol;
-    use crate::model::pool::{Endpoint, EndpointState, PoolKey};
+    use crate::model::pool::{Endpoint, EndpointState, PoolKey, PoolState, Rest};
     use uuid::Uuid;
 
     fn environment(pointer: Option<u128>) -> Environment {
@@ -225,6 +218,8 @@ mod tests {
             (Some(pool(PoolState::Running, true)), Ok(Decision::Now)),
             (Some(pool(PoolState::Stopped, false)), Err(Refused::Terminated)),
             (Some(pool(PoolState::Closing, true)), Err(Refused::Terminated)),
+            (Some(Pool { closing_to: Some(Rest::Idle), ..pool(PoolState::Closing, false) }), Ok(Decision::WhenReady)),
+            (Some(pool(PoolState::Idle, false)), Ok(Decision::WhenReady)),
         ];
         for (pool, expected) in cases {
             let decision = environment(Some(2)).promote(&deployment(1, 10), pool.as_ref(), Ask::default());
@@ -300,6 +295,8 @@ mod tests {
             (&Landing::AlreadyCurrent, None, Decision::AlreadyCurrent),
             (&Landing::AlreadyCurrent, Some(pool(PoolState::Closing, true)), Decision::WhenReady),
             (&Landing::AlreadyCurrent, Some(pool(PoolState::Stopped, false)), Decision::WhenReady),
+            (&Landing::AlreadyCurrent, Some(pool(PoolState::Idle, false)), Decision::WhenReady),
+            (&at, Some(pool(PoolState::Idle, false)), Decision::WhenReady),
             (&at, Some(pool(PoolState::Running, true)), Decision::Now),
             (&at, Some(pool(PoolState::Starting, false)), Decision::WhenReady),
             (&at, None, Decision::WhenReady),

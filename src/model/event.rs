@@ -70,6 +70,16 @@ pub enum What {
         /// The deployment its replicas ran.
         deployment_id: DeploymentId,
     },
+    /// Something that is to be stopped cannot be, although its time is over:
+    /// somebody should look.
+    StopBlocked {
+        /// The environment it serves.
+        environment_id: EnvironmentId,
+        /// The deployment its replicas run.
+        deployment_id: DeploymentId,
+        /// Who holds it up and why, as sentences.
+        blocked_by: Vec<String>,
+    },
     /// A pending move ended without moving the pointer.
     MoveEnded {
         /// Its number.
@@ -90,6 +100,7 @@ impl What {
             Self::PoolState { .. } => "pool_state",
             Self::Draining { .. } => "draining",
             Self::Drained { .. } => "drained",
+            Self::StopBlocked { .. } => "stop_blocked",
             Self::MoveEnded { .. } => "move_ended",
         }
     }

@@ -26,6 +26,9 @@ pub struct Policy {
     pub response_idle_timeout_ms: u64,
     /// Longest wait for running requests when a pool is to be stopped.
     pub max_drain_ms: u64,
+    /// How long a pool that nothing needs any more keeps its replicas. Of no
+    /// interest to proxies, and not sent to them.
+    pub keep_previous_warm_ms: u64,
 }
 
 /// Whether a way in is used.
@@ -60,6 +63,8 @@ impl Default for Policy {
             // 5 min: agents think for minutes between two writes of one answer.
             response_idle_timeout_ms: 300_000,
             max_drain_ms: 900_000,
+            // 10 min: whoever sees a bad deploy sees it by then, and twenty deploys do not leave twenty processes.
+            keep_previous_warm_ms: 600_000,
         }
     }
 }

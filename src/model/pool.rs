@@ -34,24 +34,52 @@ impl fmt::Display for PoolKey {
 pub enum PoolState {
     /// Terminated: no replicas, and none will start until somebody says so.
     Stopped,
+    /// No replicas: a move to it, or `start`, starts them again.
+    Idle,
     /// Wanted, no replica ready yet.
     Starting,
     /// At least one replica is ready.
     Running,
     /// Wanted, but its replicas keep failing; they are still being restarted.
     Failing,
-    /// No new requests; running ones finish, then it is stopped.
+    /// No new requests; running ones finish, then it is idle or stopped.
     Closing,
+}
+
+/// Where a closing pool goes when its last request has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rest {
+    /// To sleep: a move to it starts it again.
+    Idle,
+    /// Terminated.
+    Stopped,
+}
+
+impl Rest {
+    /// The state it is in there.
+    pub fn state(self) -> PoolState {
+        match self {
+            Self::Idle => PoolState::Idle,
+            Self::Stopped => PoolState::Stopped,
+        }
+    }
+
+    /// The word used in the store.
+    pub fn as_str(self) -> &'static str {
+        self.state().as_str()
+    }
 }
 
 impl PoolState {
     /// Every state, for tests and metric labels.
-    pub const ALL: [Self; 5] = [Self::Stopped, Self::Starting, Self::Running, Self::Failing, Self::Closing];
+    pub const ALL: [Self; 6] = [Self::Stopped, Self::Idle, Self::Starting, Self::Running, Self::Failing, Self::Closing];
 
     /// The word used in the API, the store and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
+            Self::Idle => "idle",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Failing => "failing",
@@ -62,6 +90,11 @@ impl PoolState {
     /// Whether replicas should be kept running.
     pub fn is_wanted(self) -> bool {
         matches!(self, Self::Starting | Self::Running | Self::Failing)
+    }
+
+    /// Whether it has no replicas and wants none.
+    pub fn is_at_rest(self) -> bool {
+        matches!(self, Self::Stopped | Self::Idle)
     }
 }
 
@@ -78,6 +111,12 @@ pub struct Pool {
     pub closing_revision: Option<Revision>,
     /// When it was marked closing, while it is.
     pub closing_since: Option<Timestamp>,
+    /// Where it goes from there, while it is closing.
+    pub closing_to: Option<Rest>,
+    /// Since when nothing needs it: neither the pointer nor a rollback nor a
+    /// waiting move would come to it. `None` while something does, or where
+    /// somebody started it by hand.
+    pub left_at: Option<Timestamp>,
     /// Its endpoints, ready or not.
     pub endpoints: Vec<Endpoint>,
 }
@@ -91,7 +130,19 @@ impl Pool {
             bounds,
             closing_revision: None,
             closing_since: None,
+            closing_to: None,
+            left_at: None,
             endpoints: Vec::new(),
+        }
+    }
+
+    /// Whether it was terminated, or will be when its last request has ended:
+    /// only who asks for that starts it again.
+    pub fn is_terminated(&self) -> bool {
+        match self.state {
+            PoolState::Stopped => true,
+            PoolState::Closing => self.closing_to != Some(Rest::Idle),
+            PoolState::Idle | PoolState::Starting | PoolState::Running | PoolState::Failing => false,
         }
     }
 

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::model::id::{DeploymentId, EnvironmentId, PromotionId};
 use crate::model::revision::Revision;
 
-/// A committed move of a pointer. Append-only: facts never change.
+/// A committed move of a pointer. Append-only: the facts never change, the
+/// three outcomes at the end are set once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Promotion {
     /// Its id.
@@ -38,6 +39,12 @@ pub struct Promotion {
     pub committed_at: Timestamp,
     /// When every live and suspect proxy had applied it. Set once.
     pub applied_at: Option<Timestamp>,
+    /// When what was served before had no request any more and was put to rest,
+    /// if it came to that. Set once.
+    pub previous_drained_at: Option<Timestamp>,
+    /// Requests that still ran on it then, because `max_drain` was over. Set
+    /// together with the time.
+    pub streams_cut: Option<u64>,
 }
 
 /// What kind of move.

@@ -100,6 +100,9 @@ pub struct PolicyUpdate {
     /// Longest wait for running requests when a pool is to be stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drain_ms: Option<u64>,
+    /// How long a pool that nothing needs any more keeps its replicas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_previous_warm_ms: Option<u64>,
 }
 
 impl PolicyUpdate {
@@ -112,6 +115,7 @@ impl PolicyUpdate {
         policy.response_start_timeout_ms = self.response_start_timeout_ms.unwrap_or(policy.response_start_timeout_ms);
         policy.response_idle_timeout_ms = self.response_idle_timeout_ms.unwrap_or(policy.response_idle_timeout_ms);
         policy.max_drain_ms = self.max_drain_ms.unwrap_or(policy.max_drain_ms);
+        policy.keep_previous_warm_ms = self.keep_previous_warm_ms.unwrap_or(policy.keep_previous_warm_ms);
         policy
     }
 }
@@ -209,6 +213,7 @@ mod tests {
             response_start_timeout_ms: 3,
             response_idle_timeout_ms: 4,
             max_drain_ms: 5,
+            keep_previous_warm_ms: 6,
         };
         let update: PolicyUpdate = serde_json::from_value(serde_json::to_value(&other).unwrap()).unwrap();
         assert_eq!(update.onto(Policy::default()), other);

@@ -46,4 +46,11 @@ pub struct Promotion {
     /// When every live and suspect proxy had applied it.
     #[serde(default)]
     pub applied_at: Option<Timestamp>,
+    /// When what was served before had no request any more and was put to rest,
+    /// if it came to that.
+    #[serde(default)]
+    pub previous_drained_at: Option<Timestamp>,
+    /// Requests that still ran on it then, because `max_drain` was over.
+    #[serde(default)]
+    pub streams_cut: Option<u64>,
 }

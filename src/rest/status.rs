@@ -61,8 +61,23 @@ pub struct PoolStatus {
     /// When it was marked closing, while it drains.
     #[serde(default)]
     pub closing_since: Option<Timestamp>,
+    /// What is waited for, while it drains.
+    #[serde(default)]
+    pub closing: Option<ClosingStatus>,
     /// Its endpoints, ready or not.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// A pool that takes no new requests and is not at rest yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClosingStatus {
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Requests that still run on it, as last reported.
+    pub in_flight: u64,
+    /// Who keeps it from being stopped and why, as sentences: proxies with
+    /// running requests, and those that may not know of the closing.
+    pub blocked_by: Vec<String>,
 }
 
 /// One address that serves a pool.

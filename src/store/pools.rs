@@ -1,7 +1,8 @@
 //! Pools and what went wrong with their replicas, as rows.
 
 use crate::model::id::{DeploymentId, EnvironmentId};
-use crate::model::pool::{Pool, PoolError, PoolKey};
+use crate::model::policy::Policy;
+use crate::model::pool::{Pool, PoolError, PoolKey, Rest};
 use crate::model::revision::Revision;
 use crate::store::row::{Query, Row, json, micros, number, query};
 use crate::store::{Error, Transaction};
@@ -9,7 +10,8 @@ use crate::store::{Error, Transaction};
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT environment_id, deployment_id, state, bounds, closing_revision, closing_since, endpoints FROM pools ",
+            "SELECT environment_id, deployment_id, state, bounds, closing_revision, closing_since, closing_to, left_at, ",
+            "endpoints FROM pools ",
             $rest
         )
     };
@@ -58,6 +60,20 @@ impl Transaction {
         self.pools_by(query(select!("ORDER BY environment_id, deployment_id"))).await
     }
 
+    /// Wanted pools that nothing needs, with the policy of their environment.
+    /// They have replicas, so there are no more than a machine can run.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn left_pools(&mut self) -> Result<Vec<(Pool, Policy)>, Error> {
+        let select = query(
+            "SELECT pools.*, environments.policy FROM pools JOIN environments ON environments.id = environment_id
+             WHERE left_at IS NOT NULL AND state IN ('starting', 'running', 'failing') ORDER BY left_at",
+        );
+        self.all("pool", select).await?.iter().map(|row| Ok((pool(row)?, row.json("policy")?))).collect()
+    }
+
     /// Writes a pool, new or not. One that is stored like that already is left
     /// alone, so that whoever writes what it saw does not wake itself for ever.
     ///
@@ -70,11 +86,13 @@ impl Transaction {
         }
         let put = query(
             "INSERT INTO pools
-               (environment_id, deployment_id, state, bounds, closing_revision, closing_since, endpoints)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
+               (environment_id, deployment_id, state, bounds, closing_revision, closing_since, closing_to, left_at,
+                endpoints)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (environment_id, deployment_id) DO UPDATE SET
                state = excluded.state, bounds = excluded.bounds, closing_revision = excluded.closing_revision,
-               closing_since = excluded.closing_since, endpoints = excluded.endpoints",
+               closing_since = excluded.closing_since, closing_to = excluded.closing_to, left_at = excluded.left_at,
+               endpoints = excluded.endpoints",
         )
         .bind(pool.key.environment.to_string())
         .bind(pool.key.deployment.to_string())
@@ -82,6 +100,8 @@ impl Transaction {
         .bind(json(&pool.bounds))
         .bind(pool.closing_revision.map(|revision| number(revision.0)))
         .bind(pool.closing_since.map(micros))
+        .bind(pool.closing_to.map(Rest::as_str))
+        .bind(pool.left_at.map(micros))
         .bind(json(&pool.endpoints));
         self.execute(put).await?;
         self.touch_pool(pool.key);
@@ -183,6 +203,8 @@ pub(super) fn pool(row: &Row) -> Result<Pool, Error> {
         bounds: row.json("bounds")?,
         closing_revision: row.count_if_any("closing_revision")?.map(Revision),
         closing_since: row.time_if_any("closing_since")?,
+        closing_to: row.word_if_any("closing_to")?,
+        left_at: row.time_if_any("left_at")?,
         endpoints: row.json("endpoints")?,
     })
 }

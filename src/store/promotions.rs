@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::model::history::{Entry, Stack};
 use crate::model::id::{EnvironmentId, PromotionId};
+use crate::model::pool::PoolKey;
 use crate::model::promotion::Promotion;
 use crate::model::revision::Revision;
 use crate::store::row::{Row, micros, number, query};
@@ -13,7 +14,8 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, environment_id, sequence, below, kind, from_deployment_id, to_deployment_id, ",
-            "source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at FROM promotions ",
+            "source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at, ",
+            "previous_drained_at, streams_cut FROM promotions ",
             $rest
         )
     };
@@ -40,8 +42,9 @@ impl Transaction {
         let insert = query(
             "INSERT INTO promotions
                (id, environment_id, sequence, below, kind, from_deployment_id, to_deployment_id,
-                source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at,
+                previous_drained_at, streams_cut)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(promotion.id.to_string())
         .bind(promotion.environment.to_string())
@@ -56,7 +59,9 @@ impl Transaction {
         .bind(number(promotion.revision.0))
         .bind(micros(promotion.requested_at))
         .bind(micros(promotion.committed_at))
-        .bind(promotion.applied_at.map(micros));
+        .bind(promotion.applied_at.map(micros))
+        .bind(promotion.previous_drained_at.map(micros))
+        .bind(promotion.streams_cut.map(number));
         self.execute(insert).await?;
         Ok(())
     }
@@ -124,6 +129,41 @@ impl Transaction {
     }
 }
 
+impl Transaction {
+    /// Notes at the latest move away from this pool's deployment that the pool
+    /// has drained, with `cut` requests still running. The first time counts.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn set_drained(&mut self, pool: PoolKey, at: Timestamp, cut: u64) -> Result<(), Error> {
+        let update = query(
+            "UPDATE promotions SET previous_drained_at = $3, streams_cut = $4
+             WHERE environment_id = $1 AND previous_drained_at IS NULL AND sequence =
+               (SELECT MAX(sequence) FROM promotions
+                WHERE environment_id = $1 AND from_deployment_id = $2 AND to_deployment_id <> $2)",
+        );
+        let update = update.bind(pool.environment.to_string()).bind(pool.deployment.to_string());
+        self.execute(update.bind(micros(at)).bind(number(cut))).await?;
+        Ok(())
+    }
+
+    /// The row of an environment's history with this sequence.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn promotion_at(
+        &mut self,
+        environment: EnvironmentId,
+        sequence: u64,
+    ) -> Result<Option<Promotion>, Error> {
+        let select = query(select!("WHERE environment_id = $1 AND sequence = $2"));
+        let select = select.bind(environment.to_string()).bind(number(sequence));
+        self.first("promotion", select).await?.map(|row| promotion(&row)).transpose()
+    }
+}
+
 fn promotion(row: &Row) -> Result<Promotion, Error> {
     Ok(Promotion {
         id: row.parsed("id")?,
@@ -140,5 +180,7 @@ fn promotion(row: &Row) -> Result<Promotion, Error> {
         requested_at: row.time("requested_at")?,
         committed_at: row.time("committed_at")?,
         applied_at: row.time_if_any("applied_at")?,
+        previous_drained_at: row.time_if_any("previous_drained_at")?,
+        streams_cut: row.count_if_any("streams_cut")?,
     })
 }

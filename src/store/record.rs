@@ -160,15 +160,15 @@ fn of_environment(environment: Environment) -> EnvironmentRecord {
     }
 }
 
-/// The record of a pool, if proxies need one. A stopped pool needs none, unless
+/// The record of a pool, if proxies need one. A pool at rest needs none, unless
 /// the pointer still names it: then the record without endpoints is what tells
 /// "terminated" from "not there yet".
 fn of_pool(pool: Pool, reference: DeploymentRef, source: &Source, is_current: bool) -> Option<PoolRecord> {
     let (state, mut endpoints) = match pool.state {
         PoolState::Starting | PoolState::Running | PoolState::Failing => (PoolRecordState::Open, pool.endpoints),
         PoolState::Closing => (PoolRecordState::Closing, pool.endpoints),
-        PoolState::Stopped if is_current => (PoolRecordState::Closing, Vec::new()),
-        PoolState::Stopped => return None,
+        PoolState::Stopped | PoolState::Idle if is_current => (PoolRecordState::Closing, Vec::new()),
+        PoolState::Stopped | PoolState::Idle => return None,
     };
     // In one order whatever the caller's, so that equal sets encode alike.
     endpoints.sort_unstable_by_key(|endpoint| endpoint.id);

@@ -87,6 +87,13 @@ impl Row {
         serde_json::from_value(word).map_err(|error| self.corrupt(column, error))
     }
 
+    /// The same, where there may be none.
+    pub fn word_if_any<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, Error> {
+        let Some(word) = self.text_if_any(column)? else { return Ok(None) };
+        let word = serde_json::from_value(serde_json::Value::String(word));
+        word.map(Some).map_err(|error| self.corrupt(column, error))
+    }
+
     pub fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
         serde_json::from_str(&self.text(column)?).map_err(|error| self.corrupt(column, error))
     }

@@ -51,7 +51,7 @@ macro_rules! select {
             "JOIN environments ON environments.id = pools.environment_id ",
             "JOIN projects ON projects.id = environments.project_id ",
             "JOIN deployments ON deployments.id = pools.deployment_id ",
-            "WHERE NOT (pools.state = 'stopped' AND pools.endpoints = '[]')",
+            "WHERE NOT (pools.state IN ('stopped', 'idle') AND pools.endpoints = '[]')",
             $rest
         )
     };

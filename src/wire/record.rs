@@ -96,6 +96,7 @@ fn policy_in(policy: proto::Policy) -> Result<Policy, Error> {
         response_start_timeout_ms: policy.response_start_timeout_ms,
         response_idle_timeout_ms: policy.response_idle_timeout_ms,
         max_drain_ms: policy.max_drain_ms,
+        ..Policy::default()
     })
 }
 

@@ -54,6 +54,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         response_start_timeout_ms: n[2],
         response_idle_timeout_ms: n[3],
         max_drain_ms: n[4],
+        ..Policy::default()
     })
 }
 

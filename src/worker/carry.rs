@@ -11,8 +11,10 @@ use rustix::process::Signal;
 
 use crate::bundle;
 use crate::bundle::digest::Digest;
+use crate::fleet::blocker::Blocker;
 use crate::logs::write::Capture;
 use crate::model::deployment::Source;
+use crate::model::event::What;
 use crate::model::id::EndpointId;
 use crate::model::pool::{PoolError, PoolErrorKind, PoolKey};
 use crate::store;
@@ -40,6 +42,7 @@ impl Supervisor {
             Action::GiveUp(pool, replica) => self.give_up(pool, replica),
             Action::Finish { pool, cut } => self.finish_closing(pool, cut).await?,
             Action::Alarm(pool) => self.alarm(pool),
+            Action::AlarmReplica(pool, replica) => self.alarm_replica(pool, replica),
             Action::Forget(pool) => self.forget(pool).await?,
         }
         Ok(())
@@ -120,7 +123,8 @@ impl Supervisor {
     fn drain(&mut self, pool: PoolKey, id: EndpointId) {
         let seen = self.observed.pools.get_mut(&pool);
         if let Some(replica) = seen.and_then(|seen| seen.replicas.get_mut(&id)) {
-            replica.phase = Phase::Draining { since: Instant::now(), revision: None, proof: Proof::default() };
+            let since = Instant::now();
+            replica.phase = Phase::Draining { since, revision: None, proof: Proof::default(), alarmed: false };
             tracing::info!(%pool, replica = %id, "replica drains");
         }
     }
@@ -167,8 +171,8 @@ impl Supervisor {
     }
 
     async fn finish_closing(&mut self, pool: PoolKey, cut: bool) -> Result<(), store::Error> {
-        let running = self.fleet.in_flight(pool);
-        if !self.finish(pool).await? {
+        let running = if cut { self.fleet.in_flight(pool) } else { 0 };
+        if !self.finish(pool, running).await? {
             return Ok(());
         }
         if cut {
@@ -183,10 +187,31 @@ impl Supervisor {
     }
 
     fn alarm(&mut self, pool: PoolKey) {
-        if let Some(closing) = self.observed.pools.get_mut(&pool).and_then(|seen| seen.closing.as_mut()) {
-            closing.alarmed = true;
-            tracing::error!(%pool, "max_drain is over, but a proxy has not applied the closing: the pool goes on; see `repoint proxies`");
-        }
+        let Some(closing) = self.observed.pools.get_mut(&pool).and_then(|seen| seen.closing.as_mut()) else { return };
+        closing.alarmed = true;
+        let Some(revision) = closing.revision else { return };
+        self.tell_blocked(pool, &self.fleet.blocking_closing(revision));
+    }
+
+    fn alarm_replica(&mut self, pool: PoolKey, id: EndpointId) {
+        let seen = self.observed.pools.get_mut(&pool);
+        let Some(replica) = seen.and_then(|seen| seen.replicas.get_mut(&id)) else { return };
+        let Phase::Draining { revision: Some(revision), alarmed, .. } = &mut replica.phase else { return };
+        *alarmed = true;
+        let revision = *revision;
+        self.tell_blocked(pool, &self.fleet.blocking_closing(revision));
+    }
+
+    /// Nothing is stopped, whatever its time: a proxy that does not know may still send requests there. So somebody
+    /// should look.
+    fn tell_blocked(&self, pool: PoolKey, blockers: &[Blocker]) {
+        let blocked_by: Vec<String> = blockers.iter().map(ToString::to_string).collect();
+        tracing::error!(
+            %pool, blocked_by = blocked_by.join("; "),
+            "max_drain is over and nothing can be stopped; see `repoint proxies`, and `repoint proxies forget` what is dead"
+        );
+        let PoolKey { environment, deployment } = pool;
+        self.store.publish(What::StopBlocked { environment_id: environment, deployment_id: deployment, blocked_by });
     }
 
     async fn forget(&mut self, pool: PoolKey) -> Result<(), store::Error> {

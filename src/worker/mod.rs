@@ -17,6 +17,7 @@ mod health;
 mod interest;
 mod launch;
 mod lookout;
+mod metrics;
 mod observed;
 mod plan;
 mod ports;

@@ -85,7 +85,9 @@ pub(super) enum Phase {
     /// It is to run.
     Up,
     /// It is to go when its requests have ended. `revision` is the change that said so, once it is committed.
-    Draining { since: Instant, revision: Option<Revision>, proof: Proof },
+    ///
+    /// `alarmed`: somebody was told that a proxy holds its stop up.
+    Draining { since: Instant, revision: Option<Revision>, proof: Proof, alarmed: bool },
     /// It was asked to end.
     Stopping { kill_after: Instant, killed: bool },
 }
@@ -180,6 +182,18 @@ impl SeenPool {
             let since = now.0.checked_sub(passed).unwrap_or(now.0);
             Closing { revision, since, proof: Proof::default(), alarmed: false }
         }));
+    }
+}
+
+impl Observed {
+    /// How many pools and replicas cannot be stopped although their time is over.
+    pub fn blocked_count(&self) -> usize {
+        let replica = |replica: &&Replica| matches!(replica.phase, Phase::Draining { alarmed: true, .. });
+        let of = |seen: &SeenPool| {
+            usize::from(seen.closing.is_some_and(|closing| closing.alarmed))
+                + seen.replicas.values().filter(replica).count()
+        };
+        self.pools.values().map(of).sum()
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) enum Action {
     Finish { pool: PoolKey, cut: bool },
     /// A proxy that does not know of the closing holds the stop up: somebody should look.
     Alarm(PoolKey),
+    /// The same for one draining replica.
+    AlarmReplica(PoolKey, EndpointId),
     /// The pool's row is gone and nothing of it runs.
     Forget(PoolKey),
 }
@@ -46,7 +48,7 @@ pub(super) fn plan(wanted: &BTreeMap<PoolKey, DesiredPool>, observed: &Observed,
         match pool.row.state {
             PoolState::Starting | PoolState::Running | PoolState::Failing => run(pool, seen, now, &mut actions),
             PoolState::Closing => close(pool, seen, now, &mut actions),
-            PoolState::Stopped => stop_all(*key, seen, &mut actions),
+            PoolState::Stopped | PoolState::Idle => stop_all(*key, seen, &mut actions),
         }
     }
     for (key, seen) in &observed.pools {
@@ -117,10 +119,12 @@ fn run(pool: &DesiredPool, seen: &SeenPool, now: Instant, actions: &mut Vec<Acti
         }
     }
     for (id, replica) in &seen.replicas {
-        if let Phase::Draining { since, revision: Some(_), proof } = replica.phase
-            && (proof.drained || proof.applied && now >= since + pool.max_drain)
-        {
+        let Phase::Draining { since, revision: Some(_), proof, alarmed } = replica.phase else { continue };
+        let overdue = now >= since + pool.max_drain;
+        if proof.drained || proof.applied && overdue {
             actions.push(Action::Stop(key, *id));
+        } else if overdue && !alarmed {
+            actions.push(Action::AlarmReplica(key, *id));
         }
     }
 }

@@ -5,14 +5,14 @@
 //! them. It reads the row again in the transaction that writes it.
 
 use crate::model::event::What;
-use crate::model::pool::{Endpoint, EndpointState, Pool, PoolState};
+use crate::model::pool::{Endpoint, EndpointState, Pool, PoolState, Rest};
 
 use super::observed::{Phase, SeenPool};
 
 /// The row of a pool whose replicas Repoint runs.
 pub(super) fn managed(row: &Pool, seen: &SeenPool) -> Pool {
     let endpoints = match row.state {
-        PoolState::Stopped => Vec::new(),
+        PoolState::Stopped | PoolState::Idle => Vec::new(),
         _ => endpoints(seen),
     };
     with(row, endpoints, seen.is_failing())
@@ -22,7 +22,7 @@ pub(super) fn managed(row: &Pool, seen: &SeenPool) -> Pool {
 pub(super) fn external(row: &Pool, endpoints: Vec<Endpoint>, in_trouble: bool) -> Pool {
     match row.state {
         // Started again one day, it is probed anew before anything is routed to it.
-        PoolState::Stopped => with(row, Vec::new(), false),
+        PoolState::Stopped | PoolState::Idle => with(row, Vec::new(), false),
         PoolState::Closing => row.clone(),
         PoolState::Starting | PoolState::Running | PoolState::Failing => with(row, endpoints, in_trouble),
     }
@@ -31,9 +31,10 @@ pub(super) fn external(row: &Pool, endpoints: Vec<Endpoint>, in_trouble: bool) -
 /// The row of a closing pool that is done with.
 pub(super) fn finished(row: &Pool) -> Pool {
     Pool {
-        state: PoolState::Stopped,
+        state: row.closing_to.unwrap_or(Rest::Stopped).state(),
         closing_revision: None,
         closing_since: None,
+        closing_to: None,
         endpoints: Vec::new(),
         ..row.clone()
     }
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn states_follow_from_replicas_and_never_leave_what_control_decided() {
-        use PoolState::{Closing, Failing, Running, Starting, Stopped};
+        use PoolState::{Closing, Failing, Idle, Running, Starting, Stopped};
         let now = Instant::now();
         let (up, starting) = (ready(now), replica(now));
         let cases = [
@@ -123,7 +124,8 @@ mod tests {
             (Failing, vec![up.clone()], 3, Running),
             (Closing, vec![up.clone()], 3, Closing),
             (Closing, vec![], 0, Closing),
-            (Stopped, vec![up], 0, Stopped),
+            (Stopped, vec![up.clone()], 0, Stopped),
+            (Idle, vec![up], 0, Idle),
         ];
         for (state, replicas, failures, expected) in cases {
             let after = managed(&row(state), &seen(&replicas, failures));
@@ -138,7 +140,7 @@ mod tests {
         let now = Instant::now();
         let mut stopping = ready(now);
         stopping.stopping(now);
-        let draining = Phase::Draining { since: now, revision: None, proof: Default::default() };
+        let draining = Phase::Draining { since: now, revision: None, proof: Default::default(), alarmed: false };
         let replicas = [ready(now), replica(now), Replica { phase: draining, ..ready(now) }, stopping];
         let states = |state| -> Vec<EndpointState> {
             managed(&row(state), &seen(&replicas, 0)).endpoints.iter().map(|endpoint| endpoint.state).collect()
@@ -183,5 +185,15 @@ mod tests {
         assert_eq!(told(&two, &two.clone()), None);
         let finished = finished(&Pool { state: PoolState::Closing, ..one });
         assert_eq!((finished.state, finished.closing_revision, finished.endpoints), (PoolState::Stopped, None, vec![]));
+    }
+
+    #[test]
+    fn a_closing_pool_ends_where_it_was_sent() {
+        for (closing_to, state) in
+            [(Some(Rest::Idle), PoolState::Idle), (Some(Rest::Stopped), PoolState::Stopped), (None, PoolState::Stopped)]
+        {
+            let after = finished(&Pool { closing_to, ..row(PoolState::Closing) });
+            assert_eq!((after.state, after.closing_to), (state, None), "{closing_to:?}");
+        }
     }
 }

@@ -157,14 +157,14 @@ impl Supervisor {
                 *pending = Some(revision);
             }
         }
-        if row.state == PoolState::Stopped && seen.replicas.is_empty() {
+        if row.state.is_at_rest() && seen.replicas.is_empty() {
             self.observed.pools.remove(&row.key);
         }
     }
 
-    /// A closing pool is done with: stopped in the store, unless somebody opened it meanwhile, which voids every proof.
+    /// A closing pool is done with, with `cut` requests still running: at rest in the store, unless somebody opened it meanwhile, which voids every proof.
     /// Answers whether it was stopped.
-    pub(super) async fn finish(&mut self, key: PoolKey) -> Result<bool, store::Error> {
+    pub(super) async fn finish(&mut self, key: PoolKey, cut: u64) -> Result<bool, store::Error> {
         let Some(pool) = self.desired.get(&key) else { return Ok(false) };
         let proved = pool.row.closing_revision;
         let mut writing = self.store.write().await?;
@@ -178,6 +178,7 @@ impl Supervisor {
         let after = record::finished(&before);
         writing.put_pool(&after).await?;
         record::told(&before, &after).into_iter().for_each(|what| writing.note(what));
+        writing.set_drained(key, Timestamp::now(), cut).await?;
         writing.note(What::Drained { environment_id: key.environment, deployment_id: key.deployment });
         writing.commit().await?;
         self.desired.put_row(after);

@@ -17,6 +17,7 @@ use crate::fleet::Fleet;
 use crate::logs::LogFolder;
 use crate::model::pool::{PoolError, PoolKey};
 use crate::store::{self, Store, Work, WorkWatch};
+use crate::telemetry::metrics::Metrics as Registry;
 
 use super::Config;
 use super::desired::Desired;
@@ -24,6 +25,7 @@ use super::endpoints::Outside;
 use super::event::Event;
 use super::interest::Interest;
 use super::launch::{Launcher, folder};
+use super::metrics::Metrics;
 use super::observed::{Observed, Phase};
 use super::plan::{next_look, plan};
 use super::probe::Target;
@@ -65,6 +67,7 @@ pub struct Supervisor {
     pub(super) told: mpsc::UnboundedSender<Event>,
     hears: mpsc::UnboundedReceiver<Event>,
     pub(super) prober: Prober,
+    metrics: Metrics,
     pub(super) probing: Watching<Target>,
     pub(super) resolving: Watching<String>,
     /// Which pools have which target, and which name.
@@ -96,7 +99,13 @@ impl Supervisor {
     /// # Errors
     ///
     /// When the data directory or the store fails.
-    pub async fn start(config: Config, store: Store, fleet: Fleet, logs: LogFolder) -> Result<Running, Error> {
+    pub async fn start(
+        config: Config,
+        store: Store,
+        fleet: Fleet,
+        logs: LogFolder,
+        registry: &Registry,
+    ) -> Result<Running, Error> {
         let unpacked = config.data_dir.join("unpacked");
         let unusable = |path: &std::path::Path| {
             let path = path.to_owned();
@@ -108,6 +117,7 @@ impl Supervisor {
         let launcher = Launcher::new(&config, logs.clone(), told.clone()).map_err(unusable(&config.data_dir))?;
         let (stop, stopped) = watch::channel(None);
         let mut supervisor = Self {
+            metrics: Metrics::register(registry),
             prober: Prober::new(config.probe, told.clone()),
             config,
             store,
@@ -184,6 +194,7 @@ impl Supervisor {
             self.load(stale).await?;
         }
         let planned = self.act().await?;
+        self.metrics.stops_blocked.set(i64::try_from(self.observed.blocked_count()).unwrap_or(i64::MAX));
         let due = self.desired.due(OUTSIDE_MAX);
         self.note_troubles(&due);
         self.write_down(&due).await?;

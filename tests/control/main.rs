@@ -23,3 +23,4 @@ mod projects;
 mod promotions;
 mod propagation;
 mod rollbacks;
+mod sleeping;

@@ -117,11 +117,17 @@ impl Plane {
 
     /// Stops and starts again on the same directory.
     pub async fn restart(self) -> Self {
+        self.restart_when(|| true).await
+    }
+
+    /// The same, and stays down until `up`.
+    pub async fn restart_when(self, up: impl Fn() -> bool) -> Self {
         let Self { store, dir, drain, serving, .. } = self;
         assert_eq!(drain.drain(LONG).await, 0);
         serving.await.unwrap().unwrap();
         store.close().await;
         drop(store);
+        until("the time to start again", || std::future::ready(up().then_some(()))).await;
         Self::start_in(dir, fleet::Config::default()).await
     }
 

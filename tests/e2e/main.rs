@@ -10,6 +10,7 @@ mod known_good;
 mod promotions;
 mod readme;
 mod refusals;
+mod stopping;
 mod streams;
 mod workers;
 

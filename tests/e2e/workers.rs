@@ -10,7 +10,7 @@ use super::support::until;
 use super::text;
 
 /// Writes a bundle of the built-in worker and deploys it with the command line.
-fn deploy(server: &Server, folder: &Path, version: &str, more: &[&str]) -> Value {
+pub(super) fn deploy(server: &Server, folder: &Path, version: &str, more: &[&str]) -> Value {
     let manifest = format!(
         "project = \"support\"\n[worker]\ncommand = [{BINARY:?}, \"demo-worker\", \"--version\", \"{version}\"]\n\
          health_path = \"/healthz\"\n"

@@ -25,6 +25,7 @@ use repoint::model::manifest::Protocol;
 use repoint::model::policy::Policy;
 use repoint::model::pool::{EndpointState, Pool, PoolError, PoolErrorKind, PoolKey, PoolState};
 use repoint::model::project::Project;
+use repoint::model::revision::Revision;
 use repoint::store::{self, Store};
 use repoint::worker::{Config, Probe, Restart, Running, Supervisor};
 use uuid::Uuid;
@@ -115,7 +116,8 @@ impl Bench {
 
     pub async fn supervise(&mut self, change: impl FnOnce(&mut Config)) {
         let config = config(self.dir.path(), change);
-        let started = Supervisor::start(config, self.store.clone(), self.fleet.clone(), self.logs.clone());
+        let registry = repoint::telemetry::metrics::Metrics::default();
+        let started = Supervisor::start(config, self.store.clone(), self.fleet.clone(), self.logs.clone(), &registry);
         self.supervisor = Some(started.await.unwrap());
     }
 
@@ -231,7 +233,11 @@ impl Bench {
 
     /// A proxy that has applied everything and holds requests on `busy`.
     pub fn proxy_says(&mut self, busy: &[PoolKey]) {
-        let head = self.store.head().revision;
+        self.proxy_says_at(self.store.head().revision, busy);
+    }
+
+    /// The same of a proxy that has applied as much as `head`.
+    pub fn proxy_says_at(&mut self, head: Revision, busy: &[PoolKey]) {
         let session = self.proxy.get_or_insert_with(|| {
             self.fleet.hello(Greeting {
                 applied: Some(head),

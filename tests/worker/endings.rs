@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use repoint::model::pool::PoolState;
+use repoint::model::event::What;
+use repoint::model::pool::{PoolState, Rest};
 
 use crate::bench::{Bench, is_alive, printed, until};
 
@@ -60,11 +61,22 @@ async fn max_drain_stops_a_busy_pool_where_every_proxy_knows_it_is_closing() {
     writing.commit().await.unwrap();
 
     bench.proxy_is_behind();
+    let mut events = bench.store.events();
     bench.close(key).await;
     let other = bench.deploy_mirror(1).await;
     bench.until_ready(other, 1).await;
     assert_eq!(bench.pool(key).await.state, PoolState::Closing, "a proxy does not know of it");
     assert!(is_alive(pid));
+    let told = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            if let What::StopBlocked { deployment_id, blocked_by, .. } = events.recv().await.unwrap().what {
+                return (deployment_id, blocked_by);
+            }
+        }
+    });
+    let (deployment, blocked_by) = told.await.expect("somebody is told");
+    assert_eq!(deployment, key.deployment);
+    assert!(blocked_by[0].contains("proxy behind") && blocked_by[0].contains("not applied"), "{blocked_by:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,4 +106,45 @@ async fn stopping_gives_nobody_more_time_than_there_is() {
     // `stop` gives seconds; the worker wants an hour.
     stopped.await.expect("it stops in time");
     until("both to end", || !is_alive(pid) && !is_alive(child)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_goes_to_sleep_is_idle_when_it_is_drained_and_starts_again_when_wanted() {
+    let mut bench = Bench::start().await;
+    let key = bench.deploy_mirror(2).await;
+    let first = bench.until_ready(key, 2).await;
+    bench.close(key).await;
+    bench.change(key, |pool| pool.closing_to = Some(Rest::Idle)).await;
+    bench.proxy_says(&[]);
+    let idle = bench.until_state(key, PoolState::Idle).await;
+    assert_eq!((idle.endpoints.len(), idle.closing_revision, idle.bounds.min), (0, None, 2));
+    let alive = || first.endpoints.iter().any(|endpoint| is_alive(endpoint.pid.unwrap()));
+    until("its replicas to end", || !alive()).await;
+    bench.change(key, |pool| pool.state = PoolState::Starting).await;
+    bench.until_ready(key, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_from_before_a_reopening_stops_nothing() {
+    let mut bench = Bench::start().await;
+    let key = bench.deploy_mirror(1).await;
+    let pid = bench.until_ready(key, 1).await.endpoints[0].pid.unwrap();
+    // Busy while it closes; opened again; then a proxy says, of the first closing, that it is idle.
+    bench.proxy_says(&[key]);
+    bench.close(key).await;
+    let before = bench.store.head().revision;
+    bench
+        .change(key, |pool| {
+            pool.state = PoolState::Running;
+            (pool.closing_revision, pool.closing_since) = (None, None);
+        })
+        .await;
+    bench.close(key).await;
+    bench.proxy_says_at(before, &[]);
+    let other = bench.deploy_mirror(1).await;
+    bench.until_ready(other, 1).await;
+    assert_eq!(bench.pool(key).await.state, PoolState::Closing, "that was another closing");
+    assert!(is_alive(pid));
+    bench.proxy_says(&[]);
+    bench.until_state(key, PoolState::Stopped).await;
 }

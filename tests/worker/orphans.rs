@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use repoint::fleet::{self, Fleet};
 use repoint::logs::{self, LogFolder};
 use repoint::store::{self, Store};
+use repoint::telemetry::metrics::Metrics;
 use repoint::worker::Supervisor;
 use rustix::process::Signal;
 
@@ -35,7 +36,7 @@ async fn somebody_elses_supervisor() {
     let store = Store::open(&store::Config { data_dir, base_domain, shared_hosts }).await.unwrap();
     let logs = LogFolder::open(dir.join("logs"), logs::Config::default()).unwrap();
     let fleet = Fleet::new(fleet::Config::default());
-    let _running = Supervisor::start(config(&dir, |_| {}), store, fleet, logs).await.unwrap();
+    let _running = Supervisor::start(config(&dir, |_| {}), store, fleet, logs, &Metrics::default()).await.unwrap();
     std::future::pending::<()>().await;
 }
 
@@ -131,8 +132,9 @@ async fn a_supervisor_that_is_dropped_without_a_word_leaves_nothing() {
     // A runtime of its own that ends in the middle of everything, as after a panic.
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let fleet = Fleet::new(fleet::Config::default());
-    let _running =
-        runtime.spawn(async move { Supervisor::start(config(&dir, |_| {}), store, fleet, logs).await.unwrap() });
+    let _running = runtime.spawn(async move {
+        Supervisor::start(config(&dir, |_| {}), store, fleet, logs, &Metrics::default()).await.unwrap()
+    });
     until("two processes", || ["worker", "child"].iter().all(|word| printed(&bench.logs, key, word).len() == 1)).await;
     let pids: Vec<u32> = ["worker", "child"].iter().flat_map(|word| printed(&bench.logs, key, word)).collect();
     runtime.shutdown_background();

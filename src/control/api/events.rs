@@ -83,6 +83,7 @@ fn environment(what: &What) -> EnvironmentId {
         | What::PoolState { environment_id, .. }
         | What::Draining { environment_id, .. }
         | What::Drained { environment_id, .. }
+        | What::StopBlocked { environment_id, .. }
         | What::MoveEnded { environment_id, .. } => *environment_id,
     }
 }

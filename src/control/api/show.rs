@@ -13,7 +13,7 @@ use crate::model::environment::{Ask, Environment, Landing};
 use crate::model::host::HostPattern;
 use crate::model::id::DeploymentId;
 use crate::model::name::{DeploymentRef, EnvironmentName};
-use crate::model::pool::{Endpoint, Pool};
+use crate::model::pool::{Endpoint, Pool, PoolState};
 use crate::model::project::Project;
 use crate::rest;
 use crate::store::Transaction;
@@ -145,8 +145,19 @@ pub(super) fn pool_status(
         max_replicas: pool.bounds.max,
         in_flight: control.fleet.in_flight(pool.key),
         closing_since: pool.closing_since,
+        closing: closing(control, pool),
         endpoints: pool.endpoints.iter().map(|endpoint| endpoint_status(endpoint, now)).collect(),
     }
+}
+
+fn closing(control: &Control, pool: &Pool) -> Option<rest::status::ClosingStatus> {
+    let revision = pool.closing_revision.filter(|_| pool.state == PoolState::Closing)?;
+    let blocked_by = control.fleet.blocking_pool(pool.key, revision);
+    Some(rest::status::ClosingStatus {
+        since: pool.closing_since,
+        in_flight: control.fleet.in_flight(pool.key),
+        blocked_by: blocked_by.iter().map(ToString::to_string).collect(),
+    })
 }
 
 fn endpoint_status(endpoint: &Endpoint, now: Timestamp) -> rest::status::EndpointStatus {

@@ -32,6 +32,8 @@ pub(super) async fn promotion(
         requested_at: promotion.requested_at,
         committed_at: promotion.committed_at,
         applied_at: promotion.applied_at,
+        previous_drained_at: promotion.previous_drained_at,
+        streams_cut: promotion.streams_cut,
     })
 }
 

@@ -197,5 +197,7 @@ fn promotion(
         requested_at: caller.at,
         committed_at: caller.at,
         applied_at: None,
+        previous_drained_at: None,
+        streams_cut: None,
     }
 }

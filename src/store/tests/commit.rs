@@ -186,3 +186,24 @@ async fn deleting_a_project_takes_everything_below_along() {
     assert_eq!(reading.deployment(key.deployment).await.unwrap(), None);
     assert!(reading.pools().await.unwrap().is_empty() && reading.waiting_moves().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn outcomes_of_a_move_are_set_once_and_at_the_latest_move_away() {
+    let fixture = Fixture::new().await;
+    let key = fixture.running(&fixture.production).await;
+    let other = fixture.deployment().await;
+    let mut writing = fixture.write().await;
+    for (sequence, from, to) in [(1, key.deployment, other), (2, other, key.deployment), (3, key.deployment, other)] {
+        let row = Promotion { from: Some(from), ..promotion(key.environment, sequence, None, to) };
+        writing.insert_promotion(&row).await.unwrap();
+    }
+    writing.commit().await.unwrap();
+    for (time, cut) in [(20, 3), (30, 0)] {
+        let mut writing = fixture.write().await;
+        writing.set_drained(key, at(time), cut).await.unwrap();
+        writing.commit().await.unwrap();
+        let rows = fixture.read().await.promotions(key.environment, &Page { limit: 9, after: None }).await.unwrap();
+        let outcomes: Vec<_> = rows.items.iter().map(|row| (row.previous_drained_at, row.streams_cut)).collect();
+        assert_eq!(outcomes, [(Some(at(20)), Some(3)), (None, None), (None, None)], "the first time counts");
+    }
+}

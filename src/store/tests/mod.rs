@@ -193,6 +193,8 @@ fn promotion(environment: EnvironmentId, sequence: u64, below: Option<u64>, to: 
         requested_at: at(6),
         committed_at: at(7),
         applied_at: None,
+        previous_drained_at: None,
+        streams_cut: None,
     }
 }
 

@@ -76,7 +76,10 @@ fn closing(start: Instant, drained: bool, applied: bool) -> Option<Closing> {
 
 fn draining(start: Instant, revision: Option<u64>, drained: bool, applied: bool) -> Replica {
     let proof = Proof { drained, applied };
-    Replica { phase: Phase::Draining { since: start, revision: revision.map(Revision), proof }, ..ready(start) }
+    Replica {
+        phase: Phase::Draining { since: start, revision: revision.map(Revision), proof, alarmed: false },
+        ..ready(start)
+    }
 }
 
 #[test]
@@ -135,10 +138,28 @@ fn a_draining_replica_is_stopped_when_every_proxy_has_shown_it_idle() {
     ];
     for (revision, drained, applied, after, stopped) in cases {
         let replicas = [ready(start), draining(start, revision, drained, applied)];
-        let expected = if stopped { vec![Action::Stop(key(), id(1))] } else { vec![] };
         let actions = planned(&pool, seen(replicas), start + seconds(after));
-        assert_eq!(actions, expected, "{revision:?} drained {drained} applied {applied} after {after} s");
+        assert_eq!(
+            actions.contains(&Action::Stop(key(), id(1))),
+            stopped,
+            "{revision:?} drained {drained} applied {applied} after {after} s"
+        );
     }
+}
+
+#[test]
+fn a_draining_replica_that_a_proxy_may_still_use_is_never_stopped_and_alarms_once() {
+    let start = Instant::now();
+    let pool = desired(PoolState::Running, 1);
+    let late = |replica: Replica| planned(&pool, seen([ready(start), replica]), start + seconds(900));
+    let mut blocked = draining(start, Some(7), false, false);
+    assert_eq!(late(blocked.clone()), [Action::AlarmReplica(key(), id(1))]);
+    if let Phase::Draining { alarmed, .. } = &mut blocked.phase {
+        *alarmed = true;
+    }
+    assert_eq!(late(blocked.clone()), []);
+    let observed = Observed { pools: [(key(), seen([blocked, ready(start)]))].into() };
+    assert_eq!(observed.blocked_count(), 1);
 }
 
 #[test]
