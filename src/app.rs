@@ -26,6 +26,7 @@ use crate::drain::Drain;
 use crate::fleet::{self, Fleet};
 use crate::ingress;
 use crate::logs::{self, LogFolder};
+use crate::model::id::InstanceId;
 use crate::routing::live::Live;
 use crate::store::Store;
 use crate::stream::last_known_good::folder::Folder;
@@ -100,7 +101,7 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
         let metrics = data.metrics.clone();
         let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
         let bound = Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..plane.bound()? };
-        let plane = plane.start(&args, &bound, &metrics).await?;
+        let plane = plane.start(&args, &bound, &metrics, Some(data.instance)).await?;
         serve_admin(admin, metrics, vec![data.table_loaded()]);
         data.first_table().await?;
         bound.announce(&args, &plane.first_steps(arguments.demo));
@@ -126,7 +127,7 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
         let metrics = Metrics::default();
         let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
         let bound = Bound { admin: admin.local_addr()?, ..plane.bound()? };
-        let plane = plane.start(&args, &bound, &metrics).await?;
+        let plane = plane.start(&args, &bound, &metrics, None).await?;
         serve_admin(admin, metrics, Vec::new());
         bound.announce(&args, &plane.first_steps(false));
         stop_requested().await?;
@@ -198,8 +199,8 @@ const LOOPBACK_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 /// Longest wait for the first table in `up`, whose control plane is next door.
 const FIRST_TABLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// 2 s: the first attempts of a `proxy` beside `up` to come back are over. Later
-/// ones may take 20 s: who runs such a pair should run `control` instead of `up`.
+/// 2 s: the first attempts of a `proxy` beside `up` to come back are over, should
+/// an older build have left it out of the store.
 const ALONE_SETTLE: Duration = Duration::from_secs(2);
 
 /// The control plane before it runs: its store is open, its sockets are bound.
@@ -231,9 +232,17 @@ impl ControlPlane {
         Ok(Bound { api, stream, data_dir: Some(self.data_dir.clone()), ..Bound::nowhere() })
     }
 
-    async fn start(self, args: &ServerArgs, bound: &Bound, metrics: &Metrics) -> anyhow::Result<RunningPlane> {
+    async fn start(
+        self,
+        args: &ServerArgs,
+        bound: &Bound,
+        metrics: &Metrics,
+        embedded: Option<InstanceId>,
+    ) -> anyhow::Result<RunningPlane> {
         let drain = Drain::new();
-        let fleet = Fleet::new(fleet_config(bound));
+        let fleet = Fleet::new(fleet_config(args, bound)?);
+        fleet.restore(self.store.take_over_members().await?);
+        stream::metrics::register_members(metrics, &fleet);
         let api_addr = self.api.local_addr()?;
         let logs =
             LogFolder::open(self.data_dir.join("logs"), logs::Config::default()).context("open the folder of logs")?;
@@ -248,7 +257,7 @@ impl ControlPlane {
         };
         let control = Control::start(self.store.clone(), fleet.clone(), logs, config, metrics, &drain.watch());
         let local_only = args.replica_advertise.is_none();
-        let config = server::Config { replicas_local_only: local_only, ..server::Config::new(self.token) };
+        let config = server::Config { replicas_local_only: local_only, embedded, ..server::Config::new(self.token) };
         let counters = ServerMetrics::registered(metrics);
         let served = server::serve(self.stream, self.store.clone(), fleet, config, counters, drain.watch());
         tokio::spawn(report("control stream", served));
@@ -260,14 +269,16 @@ impl ControlPlane {
 }
 
 /// How long the control plane waits for proxies to come back before it concludes
-/// anything from their absence. In `up` its own is the only one while no other
-/// machine can reach the stream, and that one has just started with nothing:
-/// closing a pool need not wait a minute for nobody.
-fn fleet_config(bound: &Bound) -> fleet::Config {
+/// anything from the absence of those that the store does not know either. In
+/// `up` its own is the only one while no other machine can reach the stream, and
+/// that one has just started with nothing; its last run ended with the last
+/// process, and the store has forgotten it. Closing a pool need not wait a minute
+/// for nobody. A `proxy` beside it is stored like any other.
+fn fleet_config(args: &ServerArgs, bound: &Bound) -> anyhow::Result<fleet::Config> {
     let alone = !bound.ingress.is_empty() && bound.stream.is_some_and(|stream| stream.ip().is_loopback());
-    let usual = fleet::Config::default();
-    let settle = if alone { ALONE_SETTLE } else { usual.settle };
-    fleet::Config { settle, ..usual }
+    let usual = args.fleet()?;
+    let settle = if alone { usual.settle.min(ALONE_SETTLE) } else { usual.settle };
+    Ok(fleet::Config { settle, ..usual })
 }
 
 /// The admin key, where its file is still there: the operator may have put it away.
@@ -346,6 +357,8 @@ struct DataPlane {
     live: Arc<Live>,
     metrics: Metrics,
     drain: Drain,
+    /// This run, as the control plane knows it.
+    instance: InstanceId,
 }
 
 impl DataPlane {
@@ -367,8 +380,9 @@ impl DataPlane {
         let ingress = ingress::start(config, Arc::clone(&live), &metrics)?;
         let client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
         let client = if let Some(keeper) = keeper { client.keeping(keeper) } else { client };
+        let instance = client.instance_id();
         tokio::spawn(client.run(drain.watch()));
-        Ok(Self { ingress, live, metrics, drain })
+        Ok(Self { ingress, live, metrics, drain, instance })
     }
 
     fn table_loaded(&self) -> Condition {

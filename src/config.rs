@@ -16,7 +16,8 @@ use crate::ingress;
 use crate::ingress::config::AccessLog;
 use crate::ingress::trust::Network;
 use crate::model::host::HostPattern;
-use crate::{store, worker};
+use crate::model::manifest::Span;
+use crate::{fleet, store, worker};
 
 /// What every server command takes. A field that is set here, by flag or by
 /// environment variable, wins over the file.
@@ -62,6 +63,10 @@ pub struct ServerArgs {
     /// Longest wait for running requests when stopping, in seconds (default 30)
     #[arg(long, env = "REPOINT_STOP_TIMEOUT", value_name = "SECONDS")]
     pub stop_timeout: Option<u64>,
+    /// How the silence of proxies is read: in the settings file only, because
+    /// who changes it should know why.
+    #[arg(skip)]
+    pub fleet: FleetArgs,
     /// Log lines as JSON
     #[arg(long, env = "REPOINT_LOG_JSON")]
     pub log_json: bool,
@@ -73,6 +78,20 @@ pub struct ServerArgs {
     #[arg(long, env = "REPOINT_CONFIG", value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
+}
+
+/// The `[fleet]` table of the settings file.
+#[derive(Deserialize, Clone, Copy, Debug, Default)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FleetArgs {
+    /// Heard within this long: live.
+    pub live: Option<Span>,
+    /// Heard within this long: suspect, and still waited for.
+    pub suspect: Option<Span>,
+    /// Gone for this long: not waited for any more when something is stopped.
+    pub gone_grace: Option<Span>,
+    /// Silent for this long: forgotten.
+    pub forget: Option<Span>,
 }
 
 /// Why settings cannot be used. Reads as "failed to …".
@@ -100,6 +119,11 @@ pub enum Error {
     /// A wildcard has no hosts below it.
     #[error("use {0} as base domain: give a plain name such as agents.example.com")]
     BaseDomain(HostPattern),
+    /// Silence that means less the longer it lasts.
+    #[error(
+        "use the settings of [fleet]: live has to be at least \"1s\", and no longer than suspect, nor that than forget"
+    )]
+    Fleet,
     /// Not a range of ports.
     #[error("read --worker-ports {0:?}: give two ports as 20000-29999")]
     Ports(String),
@@ -133,6 +157,7 @@ impl ServerArgs {
             worker_ports: self.worker_ports.or(file.worker_ports),
             replica_advertise: self.replica_advertise.or(file.replica_advertise),
             stop_timeout: self.stop_timeout.or(file.stop_timeout),
+            fleet: file.fleet,
             log_json: self.log_json || file.log_json,
             json: self.json,
             config: self.config,
@@ -176,6 +201,25 @@ impl ServerArgs {
     pub fn stop_timeout(&self) -> Duration {
         // 30 s: what init systems and orchestrators allow before they kill.
         Duration::from_secs(self.stop_timeout.unwrap_or(30))
+    }
+
+    /// The fleet's section.
+    ///
+    /// # Errors
+    ///
+    /// When the times contradict each other.
+    pub fn fleet(&self) -> Result<fleet::Config, Error> {
+        let defaults = fleet::Config::default();
+        let or = |given: Option<Span>, usual: Duration| given.map_or(usual, Span::duration);
+        let live = or(self.fleet.live, defaults.live);
+        let suspect = or(self.fleet.suspect, defaults.suspect);
+        let gone_grace = or(self.fleet.gone_grace, defaults.gone_grace);
+        let forget = or(self.fleet.forget, defaults.forget);
+        // A status comes every second: less than that, and everybody is suspect all the time.
+        if live < Duration::from_secs(1) || live > suspect || suspect > forget {
+            return Err(Error::Fleet);
+        }
+        Ok(fleet::Config { live, suspect, gone_grace, settle: suspect, forget })
     }
 
     /// The ingress's section.
@@ -259,6 +303,21 @@ mod tests {
         assert!(error.to_string().contains("api"), "{error}");
         let missing = ServerArgs { config: Some("/nowhere/repoint.conf".into()), ..ServerArgs::default() }.with_file();
         assert!(matches!(missing, Err(Error::Unreadable { .. })));
+    }
+
+    #[test]
+    fn the_silence_of_proxies_is_read_as_the_file_says() {
+        assert_eq!(ServerArgs::default().fleet().unwrap(), fleet::Config::default());
+        let text = "[fleet]\nlive = \"2s\"\nsuspect = \"3s\"\ngone-grace = \"1m\"";
+        let config = with_file(text, ServerArgs::default()).unwrap().fleet().unwrap();
+        let seconds = Duration::from_secs;
+        assert_eq!((config.live, config.suspect, config.gone_grace), (seconds(2), seconds(3), seconds(60)));
+        assert_eq!((config.settle, config.forget), (seconds(3), fleet::Config::default().forget));
+        for wrong in ["live = \"2m\"", "live = \"10ms\"", "suspect = \"48h\""] {
+            let args = with_file(&format!("[fleet]\n{wrong}"), ServerArgs::default()).unwrap();
+            assert!(matches!(args.fleet(), Err(Error::Fleet)), "{wrong}");
+        }
+        assert!(with_file("[fleet]\nlive = \"soon\"", ServerArgs::default()).is_err());
     }
 
     #[test]

@@ -56,10 +56,13 @@
 //! 8. A pointer moves only to a pool that is ready. Endpoints reach a proxy in
 //!    the same change as the pointer, or earlier.
 //! 9. Replicas are stopped only after a change closed their pool (or marked the
-//!    one replica draining) and every proxy that may still serve has that change
-//!    for good and has shown it idle at or past it. Opening it again voids every
-//!    earlier proof. `max_drain_ms` cuts only what runs at proxies that know of
-//!    the closing; one that may not blocks the stop and raises an alarm.
+//!    one replica draining) and every live and suspect run of a proxy has that
+//!    change, on disk where it begins with its disk, and has shown the pool idle
+//!    at or past it; a run that is gone counts for another `gone_grace`. Opening
+//!    it again voids every earlier proof. `max_drain_ms` cuts only what runs at
+//!    proxies that know of the closing; one that may not blocks the stop and
+//!    raises an alarm. After a restart of the control plane every stored member
+//!    is suspect for a minute: nothing is concluded from absence.
 //! 10. After the first byte of an answer a request is never sent to another
 //!     deployment; before any byte was sent it may resolve again.
 //! 11. A replica started for one environment never serves another.

@@ -27,7 +27,7 @@ pub enum Command {
     History(history::History),
     /// Deployments: how they are doing, what they write, how many replicas they have
     Deployment(deployment::DeploymentArgs),
-    /// Every proxy: what it serves, how far it is behind
+    /// Every proxy: what it serves, how far it is behind; forget one that is gone for good
     Proxies(proxies::Proxies),
     /// Read projects, environments, endpoint deployments and pointers from a file, in one change
     Import(transfer::Import),
@@ -99,7 +99,7 @@ impl Command {
             Self::Env(args) => args.command.run(session),
             Self::History(args) => args.run(session),
             Self::Deployment(args) => args.command.run(session),
-            Self::Proxies(_) => proxies::run(session),
+            Self::Proxies(args) => args.run(session),
             Self::Import(args) => args.run(session),
             Self::Export(args) => args.run(session),
         }

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::model::bounds::InvalidBounds;
-use crate::model::id::EnvironmentId;
+use crate::model::id::{EnvironmentId, InstanceId};
 use crate::model::name::{DeploymentRef, EnvironmentName};
 use crate::model::pool::PoolError;
 use crate::model::promotion::Refused;
@@ -151,6 +151,27 @@ pub enum Error {
         reference: DeploymentRef,
         /// The environments that point at it.
         environments: Vec<(EnvironmentId, EnvironmentName)>,
+    },
+    /// A proxy that nobody remembers.
+    #[error("there is no proxy {given:?}{}; GET /api/v1/proxies lists those that are remembered", like(.near))]
+    ProxyNotFound {
+        /// What was given for it.
+        given: String,
+        /// Proxies with much the same name.
+        near: Vec<String>,
+    },
+    /// A proxy that is there cannot be forgotten.
+    #[error(
+        "proxy {proxy_id} (run {instance_id}) is live, heard {silent_ms} ms ago: stop it first; a proxy that is \
+         stopped with SIGTERM takes its leave, and need not be forgotten"
+    )]
+    ProxyLive {
+        /// The proxy.
+        proxy_id: String,
+        /// This run of it.
+        instance_id: InstanceId,
+        /// How long ago it was heard.
+        silent_ms: u128,
     },
     /// The environment has a pointer, or was asked to get one while it was being deleted.
     #[error("environment {0} serves a deployment or waits for one; delete it with force=true to drain it first")]
@@ -312,6 +333,8 @@ impl Error {
             }
             Self::NotManaged(_) => (Code::NotManaged, Value::Null),
             Self::Serving { environments, .. } => (Code::DeploymentServing, listed(environments)),
+            Self::ProxyNotFound { near, .. } => (Code::ProxyNotFound, json!({ "near": near })),
+            Self::ProxyLive { instance_id, .. } => (Code::ProxyLive, json!({ "instance_id": instance_id })),
             Self::EnvironmentInUse(_) => (Code::EnvironmentInUse, Value::Null),
             Self::EnvironmentProtected(_) => (Code::EnvironmentProtected, Value::Null),
             Self::ProjectInUse(environments) => (Code::ProjectInUse, listed(environments)),
@@ -385,6 +408,10 @@ fn stored(error: &store::Error) -> ErrorCode {
 fn listed(environments: &[(EnvironmentId, EnvironmentName)]) -> Value {
     let items: Vec<_> = environments.iter().map(|(id, name)| json!({ "id": id, "name": name })).collect();
     json!({ "environments": items })
+}
+
+fn like(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!(", but {}", near.join(", ")) }
 }
 
 fn names(environments: &[(EnvironmentId, EnvironmentName)]) -> String {

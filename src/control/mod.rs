@@ -40,6 +40,7 @@ mod outcome;
 mod pool;
 mod project;
 mod promotion;
+mod proxy;
 mod removal;
 mod replicas;
 mod sleep;

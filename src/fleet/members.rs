@@ -7,25 +7,22 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::fleet::Config;
 use crate::fleet::blocker::{Blocker, Why};
-use crate::fleet::member::{Greeting, Member, Refused, Report, State};
+use crate::fleet::member::{Before, Greeting, Member, Refused, Report, State};
 use crate::fleet::propagation::{Propagation, Refusal};
 use crate::model::id::{EndpointId, InstanceId};
+use crate::model::member::{MemberKey, StoredMember};
 use crate::model::pool::PoolKey;
 use crate::model::revision::Revision;
 
 /// One stream of one run of one proxy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Session {
-    key: Key,
+    key: MemberKey,
     stream: u64,
-}
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Key {
-    proxy_id: String,
-    instance_id: InstanceId,
 }
 
 /// A proxy as shown to people.
@@ -55,6 +52,21 @@ pub struct ProxyView {
     pub silent_for: Duration,
     /// The change it refuses, while it does.
     pub refused: Option<Refused>,
+    /// Whether it begins with what its disk has after a restart.
+    pub keeps_table: bool,
+    /// Whether it serves changes that the store does not have.
+    pub ahead: bool,
+}
+
+/// A run that cannot be forgotten, because it is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StillLive {
+    /// The proxy.
+    pub proxy_id: String,
+    /// This run of it.
+    pub instance_id: InstanceId,
+    /// How long ago it was heard.
+    pub silent_for: Duration,
 }
 
 /// Every proxy that is remembered.
@@ -63,22 +75,42 @@ pub struct Members {
     config: Config,
     since: Instant,
     streams: u64,
-    members: BTreeMap<Key, Member>,
+    members: BTreeMap<MemberKey, Member>,
+    /// Stored runs that are members no more, until the store is told.
+    departed: Vec<MemberKey>,
 }
 
 impl Members {
     /// Nobody yet; the control plane started `now`.
     pub fn new(config: Config, now: Instant) -> Self {
-        Self { config, since: now, streams: 0, members: BTreeMap::new() }
+        Self { config, since: now, streams: 0, members: BTreeMap::new(), departed: Vec::new() }
+    }
+
+    /// What an earlier run of the control plane stored; `wall` is the time on
+    /// the wall `now`.
+    pub fn restore(&mut self, stored: Vec<StoredMember>, wall: Timestamp, now: Instant) {
+        // Nobody was heard while the control plane was away: the member heard
+        // last shows when that began.
+        let newest = stored.iter().map(|member| member.last_heard).max().unwrap_or(wall);
+        for member in stored {
+            let silent = since(wall, member.last_heard);
+            let before = Before { silent, unheard: since(newest, member.last_heard) };
+            self.members.insert(member.key.clone(), Member::restored(member, before, now));
+        }
     }
 
     /// A stream was opened. It speaks for its proxy from now on; an older one
     /// of the same run no longer does.
     pub fn hello(&mut self, greeting: Greeting, now: Instant) -> Session {
-        self.members.retain(|_, member| member.silent(now) <= self.config.forget);
+        for instance_id in &greeting.ended {
+            let ended = MemberKey { proxy_id: greeting.proxy_id.clone(), instance_id: *instance_id };
+            if *instance_id != greeting.instance_id {
+                self.remove(&ended);
+            }
+        }
         self.streams += 1;
         let stream = self.streams;
-        let key = Key { proxy_id: greeting.proxy_id.clone(), instance_id: greeting.instance_id };
+        let key = MemberKey { proxy_id: greeting.proxy_id.clone(), instance_id: greeting.instance_id };
         match self.members.get_mut(&key) {
             Some(member) => member.greet_again(greeting, stream, now),
             None => drop(self.members.insert(key.clone(), Member::new(greeting, stream, now))),
@@ -119,7 +151,103 @@ impl Members {
 
     /// A proxy has stopped for good.
     pub fn goodbye(&mut self, session: &Session) -> bool {
-        self.is_current(session) && self.members.remove(&session.key).is_some()
+        self.is_current(session) && self.remove(&session.key)
+    }
+
+    /// Forgets who was not heard for a day. Answers whether anybody was.
+    pub fn sweep(&mut self, now: Instant) -> bool {
+        let is_over = |member: &Member| member.unheard(now) > self.config.forget;
+        let over: Vec<_> =
+            self.members.iter().filter(|(_, member)| is_over(member)).map(|(key, _)| key.clone()).collect();
+        for key in &over {
+            self.remove(key);
+        }
+        !over.is_empty()
+    }
+
+    /// Forgets one run of a proxy, or all that are not live. Nobody waits for
+    /// what is forgotten: it must not be serving any more.
+    ///
+    /// # Errors
+    ///
+    /// When a run is live and it, or nothing else, was to be forgotten; nothing
+    /// is forgotten then.
+    pub fn forget(
+        &mut self,
+        proxy_id: &str,
+        instance: Option<InstanceId>,
+        now: Instant,
+    ) -> Result<Vec<MemberKey>, StillLive> {
+        let asked = |key: &MemberKey| key.proxy_id == proxy_id && instance.is_none_or(|asked| asked == key.instance_id);
+        let (live, silent): (Vec<_>, Vec<_>) = self
+            .members
+            .iter()
+            .filter(|(key, _)| asked(key))
+            .partition(|(_, member)| member.state(&self.config, now) == State::Live);
+        if let (Some((key, member)), []) = (live.first(), silent.as_slice()) {
+            let silent_for = member.silent(now);
+            return Err(StillLive { proxy_id: key.proxy_id.clone(), instance_id: key.instance_id, silent_for });
+        }
+        let forgotten: Vec<_> = silent.into_iter().map(|(key, _)| key.clone()).collect();
+        forgotten.iter().for_each(|key| drop(self.members.remove(key)));
+        Ok(forgotten)
+    }
+
+    /// The member of this session, where the store does not have it yet.
+    pub fn unstored(&self, session: &Session) -> Option<&MemberKey> {
+        let (key, member) = self.members.get_key_value(&session.key)?;
+        (!member.is_stored()).then_some(key)
+    }
+
+    /// What a member is stored as, at the time `wall` on the wall.
+    pub fn stored_form(&self, key: &MemberKey, wall: Timestamp, now: Instant) -> Option<StoredMember> {
+        let member = self.members.get(key)?;
+        let silent = jiff::SignedDuration::try_from(member.silent(now)).ok()?;
+        Some(StoredMember {
+            key: key.clone(),
+            build: member.greeting.build.clone(),
+            zone: member.greeting.zone.clone(),
+            address: member.greeting.address,
+            keeps_table: member.greeting.keeps_table,
+            embedded: member.greeting.embedded,
+            last_heard: wall.checked_sub(silent).unwrap_or(wall),
+            durable: member.durable,
+        })
+    }
+
+    /// The store has a member as it is now.
+    pub fn note_stored(&mut self, key: &MemberKey) {
+        if let Some(member) = self.members.get_mut(key) {
+            member.note_stored();
+        }
+    }
+
+    /// Up to `limit` members of which the store knows too little, worst first.
+    pub fn stored_late(&self, limit: usize) -> Vec<MemberKey> {
+        let late = self.members.iter().filter_map(|(key, member)| Some((member.stored_late_by()?, key)));
+        let mut late: Vec<_> = late.collect();
+        late.sort_by_key(|(late, _)| std::cmp::Reverse(*late));
+        late.into_iter().take(limit).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Runs that the store is to remove, told once.
+    pub fn take_departed(&mut self) -> Vec<MemberKey> {
+        std::mem::take(&mut self.departed)
+    }
+
+    /// Whether all that have a stream serve changes that the store does not have.
+    pub fn are_all_ahead(&self) -> bool {
+        let mut connected = self.members.values().filter(|member| member.stream.is_some()).peekable();
+        connected.peek().is_some() && connected.all(Member::is_ahead)
+    }
+
+    fn remove(&mut self, key: &MemberKey) -> bool {
+        let removed = self.members.remove(key);
+        if removed.is_some() {
+            // Also where the row is only being written: removing one that is not there does no harm.
+            self.departed.push(key.clone());
+        }
+        removed.is_some()
     }
 
     /// A stream has ended. The proxy goes on serving: only its silence counts.
@@ -216,12 +344,12 @@ impl Members {
             return false;
         };
         let back = member.state(&config, now) != State::Live;
-        member.heard = now;
+        member.hear(now);
         say(member) || back
     }
 }
 
-fn refusal(key: &Key, refused: &Refused) -> Refusal {
+fn refusal(key: &MemberKey, refused: &Refused) -> Refusal {
     Refusal {
         proxy_id: key.proxy_id.clone(),
         revision: refused.revision,
@@ -230,7 +358,7 @@ fn refusal(key: &Key, refused: &Refused) -> Refusal {
     }
 }
 
-fn view(key: &Key, member: &Member, config: &Config, now: Instant) -> ProxyView {
+fn view(key: &MemberKey, member: &Member, config: &Config, now: Instant) -> ProxyView {
     ProxyView {
         proxy_id: key.proxy_id.clone(),
         instance_id: key.instance_id,
@@ -244,7 +372,14 @@ fn view(key: &Key, member: &Member, config: &Config, now: Instant) -> ProxyView 
         in_flight: member.in_flight_total(),
         silent_for: member.silent(now),
         refused: member.refused.clone(),
+        keeps_table: member.greeting.keeps_table,
+        ahead: member.is_ahead(),
     }
+}
+
+/// Clocks may be set back.
+fn since(later: Timestamp, earlier: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
 
 #[cfg(test)]

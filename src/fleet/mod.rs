@@ -9,13 +9,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::fleet::blocker::Blocker;
 use crate::fleet::member::{Greeting, Refused, Report};
-use crate::fleet::members::{Members, ProxyView, Session};
+use crate::fleet::members::{Members, ProxyView, Session, StillLive};
 use crate::fleet::propagation::Propagation;
-use crate::model::id::EndpointId;
+use crate::model::id::{EndpointId, InstanceId};
+use crate::model::member::{MemberKey, StoredMember};
 use crate::model::pool::PoolKey;
 use crate::model::revision::Revision;
 
@@ -59,6 +61,12 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct Fleet(Arc<Shared>);
 
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     members: Mutex<Members>,
     changed: watch::Sender<u64>,
@@ -69,6 +77,13 @@ impl Fleet {
     pub fn new(config: Config) -> Self {
         let members = Mutex::new(Members::new(config, now()));
         Self(Arc::new(Shared { members, changed: watch::Sender::new(0) }))
+    }
+
+    /// Takes over what an earlier run of the control plane stored: those proxies
+    /// may be serving, and are waited for like those that were just heard.
+    pub fn restore(&self, stored: Vec<StoredMember>) {
+        self.members().restore(stored, Timestamp::now(), now());
+        self.ring();
     }
 
     /// A proxy has opened a stream; the session names it in every further call.
@@ -106,6 +121,57 @@ impl Fleet {
     pub fn goodbye(&self, session: &Session) {
         let changed = self.members().goodbye(session);
         self.ring_if(changed);
+    }
+
+    /// Forgets runs of a proxy that are not live any more: one, or all. Whoever
+    /// asks removes them from the store, in a transaction that was begun before.
+    ///
+    /// # Errors
+    ///
+    /// When what was named is live.
+    pub fn forget(&self, proxy_id: &str, instance: Option<InstanceId>) -> Result<Vec<MemberKey>, StillLive> {
+        let forgotten = self.members().forget(proxy_id, instance, now())?;
+        self.ring_if(!forgotten.is_empty());
+        Ok(forgotten)
+    }
+
+    /// What has to be stored before the proxy is welcomed: nothing, where its
+    /// run is known already.
+    pub fn unstored(&self, session: &Session) -> Option<StoredMember> {
+        let members = self.members();
+        let key = members.unstored(session)?;
+        members.stored_form(key, Timestamp::now(), now())
+    }
+
+    /// Up to `limit` members of which the store knows too little; whoever asks
+    /// stores them. What was heard of them meanwhile may be lost: it is coarse.
+    pub fn stored_late(&self, limit: usize) -> Vec<StoredMember> {
+        let (mut members, wall, now) = (self.members(), Timestamp::now(), now());
+        let late = members.stored_late(limit);
+        late.iter().for_each(|key| members.note_stored(key));
+        late.iter().filter_map(|key| members.stored_form(key, wall, now)).collect()
+    }
+
+    /// A member is stored.
+    pub fn note_stored(&self, key: &MemberKey) {
+        self.members().note_stored(key);
+    }
+
+    /// Runs that the store is to remove, told once. Forgets who was silent for a
+    /// day on the way.
+    pub fn take_departed(&self) -> Vec<MemberKey> {
+        let mut members = self.members();
+        let changed = members.sweep(now());
+        let departed = members.take_departed();
+        drop(members);
+        self.ring_if(changed);
+        departed
+    }
+
+    /// Whether every proxy that has a stream serves changes that the store does
+    /// not have: then the store is the one that is wrong.
+    pub fn are_all_ahead(&self) -> bool {
+        self.members().are_all_ahead()
     }
 
     /// A stream has ended; the proxy is still waited for.

@@ -79,6 +79,8 @@ codes! {
     MoveNotFound = "move_not_found", 404;
     /// No such row of a promotion history.
     PromotionNotFound = "promotion_not_found", 404;
+    /// No such proxy is remembered.
+    ProxyNotFound = "proxy_not_found", 404;
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405;
     /// Another environment has this host.
@@ -109,6 +111,8 @@ codes! {
     ProjectInUse = "project_in_use", 409;
     /// Deploys and promotes are refused until it is unlocked.
     EnvironmentLocked = "environment_locked", 409;
+    /// The proxy is there: it is stopped, not forgotten.
+    ProxyLive = "proxy_live", 409;
     /// The change deletes more than an accident should be able to.
     MassChangeRefused = "mass_change_refused", 409;
     /// This idempotency key was used with another body.

@@ -108,7 +108,11 @@ fn unusable(path: &Path, source: io::Error) -> Error {
 }
 
 /// The schema's history. A file is never edited once a build with it is out.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0003_sleep.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_members.sql"),
+    include_str!("migrations/0003_sleep.sql"),
+];
 
 async fn migrate(writer: &AnyPool) -> Result<(), Error> {
     let known = MIGRATIONS.len() as i64;

@@ -150,6 +150,11 @@ impl Client {
         self
     }
 
+    /// This run, as the control plane knows it.
+    pub fn instance_id(&self) -> InstanceId {
+        self.instance
+    }
+
     /// How the stream is, now and from now on.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
@@ -343,6 +348,7 @@ impl Client {
             // A proxy without a table is sent all of it, which the disk needs.
             position: self.live.position().filter(|_| !wants_snapshot),
             keeps_table: self.keeper.is_some(),
+            ended: Vec::new(),
         }
     }
 

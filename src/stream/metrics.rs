@@ -1,8 +1,14 @@
 //! Numbers of both ends of the control stream.
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::fleet::Fleet;
+use crate::fleet::member::State;
+use crate::fleet::members::ProxyView;
 use crate::telemetry::metrics::Metrics;
 
 /// What the control plane counts.
@@ -39,6 +45,34 @@ impl ServerMetrics {
             registry.register("refused", "Frames that a proxy refused", own.refused.clone());
         });
         own
+    }
+}
+
+/// Shows on `metrics` how many members there are, and what is the matter with them.
+pub fn register_members(metrics: &Metrics, fleet: &Fleet) {
+    let members = MemberMetrics(fleet.clone());
+    metrics.register(|registry| registry.register_collector(Box::new(members)));
+}
+
+/// Looked up when it is asked for: states change by silence, which rings no bell.
+#[derive(Debug)]
+struct MemberMetrics(Fleet);
+
+impl Collector for MemberMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let proxies = self.0.proxies();
+        let count = |is: &dyn Fn(&ProxyView) -> bool| proxies.iter().filter(|proxy| is(proxy)).count() as u64;
+        let help = "Runs of proxies that are remembered, by how much is known";
+        let mut family = encoder.encode_descriptor("fleet_members", help, None, MetricType::Gauge)?;
+        for state in [State::Live, State::Suspect, State::Gone] {
+            let labels = [("state", state.as_str())];
+            family.encode_family(&labels)?.encode_gauge(&count(&|proxy| proxy.state == state))?;
+        }
+        let mut gauge = |name, help, is: &dyn Fn(&ProxyView) -> bool| {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count(is))
+        };
+        gauge("fleet_members_refusing", "Runs of proxies that refuse a change", &|proxy| proxy.refused.is_some())?;
+        gauge("fleet_members_ahead", "Runs of proxies that have changes which the store lacks", &|proxy| proxy.ahead)
     }
 }
 

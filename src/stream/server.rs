@@ -17,8 +17,10 @@ use tracing::warn;
 
 use crate::drain;
 use crate::fleet::Fleet;
+use crate::model::id::InstanceId;
 use crate::stream::metrics::ServerMetrics;
 use crate::stream::server::entry::Entry;
+use crate::stream::server::roll::Roll;
 use crate::stream::server::snapshots::Snapshots;
 use crate::stream::server::stream::{Shared, Stream};
 use crate::stream::source::Source;
@@ -27,6 +29,7 @@ use crate::wire::proto::control_stream_service_server::{ControlStreamService, Co
 use crate::wire::proto::{SyncRequest, SyncResponse};
 
 pub(super) mod entry;
+pub(super) mod roll;
 pub mod session;
 pub(super) mod snapshots;
 pub(super) mod status;
@@ -40,6 +43,8 @@ pub struct Config {
     /// The replicas are reachable on this machine only: proxies elsewhere are
     /// refused, because they would get addresses that are somebody else's there.
     pub replicas_local_only: bool,
+    /// The proxy in this very process, which ends with it.
+    pub embedded: Option<InstanceId>,
     /// A proxy hears something at least this often. 1 s: three missed ones show
     /// a dead stream before a person notices.
     pub heartbeat: Duration,
@@ -68,6 +73,7 @@ impl Config {
         Self {
             token,
             replicas_local_only: false,
+            embedded: None,
             heartbeat: Duration::from_secs(1),
             status: Duration::from_secs(1),
             reconnect_spread: Duration::from_secs(2),
@@ -119,7 +125,8 @@ where
     let snapshots = Snapshots::new(config.snapshots_max);
     let incoming = entry::guard(incoming, config.connections_max, config.opening_max);
     let mut stop = drain.clone();
-    let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, drain });
+    let roll = Roll::start(source.clone(), fleet.clone(), &drain);
+    let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, roll, drain });
     let serving = tonic::transport::Server::builder()
         // Rule 6: a proxy whose machine vanished is noticed although nothing is sent to it.
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -195,6 +202,7 @@ mod tests {
             config: Config { replicas_local_only, ..Config::new(token.clone()) },
             metrics: ServerMetrics::default(),
             snapshots: Snapshots::new(1),
+            roll: Roll::idle(),
             drain: Drain::new().watch(),
         };
         let mut request = Request::new(());

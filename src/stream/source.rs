@@ -1,4 +1,4 @@
-//! Where the server reads what was committed.
+//! Where the server reads what was committed, and keeps who is a member.
 //!
 //! A trait although the store is its one implementor in production: SQLite
 //! answers on a thread of its own, so simulations that must replay exactly put
@@ -7,7 +7,7 @@
 use tokio::sync::watch;
 
 use crate::model::revision::{Position, Revision};
-use crate::store::{Changes, Error, Snapshot, Store};
+use crate::store::{Changes, Error, MembersChange, Snapshot, Store};
 
 /// A totally ordered log of changes, and the state they add up to.
 pub trait Source: Clone + Send + Sync + 'static {
@@ -24,6 +24,9 @@ pub trait Source: Clone + Send + Sync + 'static {
 
     /// Every record at one instant.
     fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send;
+
+    /// Writes down who is a member, all or nothing.
+    fn keep_members(&self, change: MembersChange) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 impl Source for Store {
@@ -41,5 +44,9 @@ impl Source for Store {
 
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         Self::snapshot(self).await
+    }
+
+    async fn keep_members(&self, change: MembersChange) -> Result<(), Error> {
+        Self::keep_members(self, &change).await
     }
 }

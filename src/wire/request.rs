@@ -45,6 +45,8 @@ pub struct Hello {
     pub position: Option<Position>,
     /// Whether it keeps its last table on disk.
     pub keeps_table: bool,
+    /// Earlier runs of this proxy whose process has ended.
+    pub ended: Vec<InstanceId>,
 }
 
 /// Cumulative: what is published and what is on disk.
@@ -158,6 +160,7 @@ impl From<Hello> for proto::Hello {
             zone: hello.zone,
             position: hello.position.map(encode_position),
             keeps_table: hello.keeps_table,
+            ended_instance_ids: hello.ended.into_iter().map(|ended| id_bytes(ended.uuid())).collect(),
         }
     }
 }
@@ -166,6 +169,7 @@ impl TryFrom<proto::Hello> for Hello {
     type Error = Error;
 
     fn try_from(hello: proto::Hello) -> Result<Self, Error> {
+        let ended = hello.ended_instance_ids.iter().map(|ended| id("hello.ended_instance_ids", ended));
         Ok(Self {
             proxy_id: short("hello.proxy_id", hello.proxy_id)?,
             instance_id: id("hello.instance_id", &hello.instance_id)?,
@@ -175,6 +179,7 @@ impl TryFrom<proto::Hello> for Hello {
             zone: if hello.zone.is_empty() { hello.zone } else { short("hello.zone", hello.zone)? },
             position: optional_position(hello.position.as_ref())?,
             keeps_table: hello.keeps_table,
+            ended: ended.take(ENDED_MAX).collect::<Result<_, Error>>()?,
         })
     }
 }
@@ -276,5 +281,8 @@ fn bounded(text: &str) -> String {
 const NAME_MAX: usize = 128;
 /// 1,024 characters: several sentences; answers of the REST API repeat it.
 const DETAIL_MAX: usize = 1_024;
+/// Runs that ended before one of them was heard. More are left out: they are
+/// waited for, which is safe.
+pub const ENDED_MAX: usize = 64;
 /// 16 keys tell where to look; a thousand do not tell more.
 pub const NACK_KEYS_MAX: usize = 16;

@@ -133,17 +133,18 @@ fn status() -> impl Strategy<Value = Status> {
 }
 
 pub fn request() -> impl Strategy<Value = Request> {
-    let hello = (id(), "[a-z]{1,20}", any::<u32>(), "[a-z]{0,9}", option::of(position()), any::<bool>()).prop_map(
-        |(instance_id, proxy_id, minor, zone, position, keeps_table)| Hello {
-            build: format!("repoint/{proxy_id}"),
-            proxy_id,
-            instance_id,
-            minor,
-            zone,
-            position,
-            keeps_table,
-        },
-    );
+    let hello =
+        (id(), "[a-z]{1,20}", any::<u32>(), "[a-z]{0,9}", option::of(position()), any::<bool>(), vec(id(), 0..4))
+            .prop_map(|(instance_id, proxy_id, minor, zone, position, keeps_table, ended)| Hello {
+                build: format!("repoint/{proxy_id}"),
+                proxy_id,
+                instance_id,
+                minor,
+                zone,
+                position,
+                keeps_table,
+                ended,
+            });
     let ack = (option::of(position()), option::of(position())).prop_map(|(applied, durable)| Ack { applied, durable });
     let nack = (option::of(position()), any::<u64>(), 1..8, vec("[a-z/]{0,9}", 0..4), ".{0,30}").prop_map(
         |(stuck, refused, reason, keys, detail)| Nack {

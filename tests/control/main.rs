@@ -22,5 +22,6 @@ mod plane;
 mod projects;
 mod promotions;
 mod propagation;
+mod proxies;
 mod rollbacks;
 mod sleeping;

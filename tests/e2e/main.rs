@@ -7,6 +7,7 @@ mod commands;
 mod failures;
 mod import;
 mod known_good;
+mod partition;
 mod promotions;
 mod readme;
 mod refusals;

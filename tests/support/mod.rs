@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod http;
+pub mod relay;
 pub mod replica;
 pub mod server;
 

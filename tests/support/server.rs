@@ -50,6 +50,33 @@ impl Server {
         Self::start_in(folder(), &["control", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0"])
     }
 
+    /// The same, with settings of a file: `[fleet]` is in no flag.
+    pub fn control_with_settings(settings: &str) -> Self {
+        let folder = folder();
+        let file = folder.path().join("settings.toml");
+        std::fs::write(&file, settings).expect("a file of ours");
+        let file = file.to_str().expect("temporary paths are UTF-8").to_owned();
+        let arguments = ["control", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0", "--config", &file];
+        Self::start_in(folder, &arguments)
+    }
+
+    /// A proxy of that control plane with a name of its own, which reaches its
+    /// stream at `stream`.
+    pub fn proxy_named(control: &Self, name: &str, stream: SocketAddr) -> Self {
+        let url = format!("http://{stream}");
+        let token = control.data_dir.join("stream.token");
+        let token = token.to_str().expect("temporary paths are UTF-8");
+        let arguments =
+            ["proxy", "--ingress", "127.0.0.1:0", "--proxy-id", name, "--control", &url, "--token-file", token];
+        Self::start_in(folder(), &arguments)
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        let folder = self.data_dir.parent().expect("it has one");
+        std::fs::read_to_string(folder.join("stderr.log")).expect("it logs there")
+    }
+
     /// `repoint proxy` of that control plane.
     pub fn proxy(control: &Self) -> Self {
         Self::proxy_with(control, &[])

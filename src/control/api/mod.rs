@@ -6,7 +6,7 @@
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{any, get, post};
+use axum::routing::{any, delete, get, post};
 use tokio::net::TcpListener;
 
 use crate::control::Control;
@@ -90,6 +90,7 @@ fn nouns() -> Router<Control> {
         .route("/import", post(transfer::import))
         .route("/export", get(transfer::export))
         .route("/proxies", get(proxies::list))
+        .route("/proxies/{id}", delete(proxies::forget))
         .route("/events", get(events::stream))
         .route("/secrets", any(error::secrets))
         .route("/secrets/{*rest}", any(error::secrets))

@@ -1,13 +1,14 @@
-//! `GET /api/v1/proxies`: the fleet, against the newest revision.
+//! `GET /api/v1/proxies`: the fleet, against the newest revision; and `DELETE` of
+//! one that is gone for good.
 
 use axum::Json;
 use axum::extract::State;
 
-use crate::control::{Control, now};
-
+use crate::control::api::extract::{Query, Text};
+use crate::control::{Control, Error, now};
 use crate::fleet::member::State as Heard;
 use crate::model::revision::Revision;
-use crate::rest::proxies::{Proxies, Proxy, ProxyState};
+use crate::rest::proxies::{ForgetProxy, ForgottenProxy, Proxies, Proxy, ProxyState, RefusedChange};
 
 pub(super) async fn list(State(control): State<Control>) -> Json<Proxies> {
     let head_revision = control.store.head().revision;
@@ -23,15 +24,33 @@ pub(super) async fn list(State(control): State<Control>) -> Json<Proxies> {
                 Heard::Suspect => ProxyState::Suspect,
                 Heard::Gone => ProxyState::Gone,
             },
+            connected: proxy.connected,
             applied_revision: applied,
             durable_revision: proxy.durable_revision.unwrap_or_default(),
+            keeps_table: proxy.keeps_table,
             lag: lag(head_revision, applied),
             version: proxy.version,
             in_flight: proxy.in_flight,
             last_seen_at: now.checked_sub(jiff::SignedDuration::from_millis(silent)).ok(),
+            silent_for_ms: silent.unsigned_abs(),
+            refused: proxy.refused.map(|refused| RefusedChange {
+                revision: refused.revision,
+                reason: refused.reason.as_str().to_owned(),
+                detail: refused.detail,
+            }),
+            ahead: proxy.ahead,
         }
     });
     Json(Proxies { head_revision, items: items.collect() })
+}
+
+pub(super) async fn forget(
+    State(control): State<Control>,
+    Text(proxy_id): Text,
+    Query(query): Query<ForgetProxy>,
+) -> Result<Json<ForgottenProxy>, Error> {
+    let forgotten = control.forget_proxy(&proxy_id, query.instance_id).await?;
+    Ok(Json(ForgottenProxy { proxy_id, forgotten }))
 }
 
 /// A proxy may be ahead of the head that was read a moment before it.

@@ -5,6 +5,8 @@ use uuid::Uuid;
 use super::*;
 use crate::fleet::member::Reason;
 
+mod stored;
+
 /// Members, a clock and short names.
 struct Table {
     members: Members,
@@ -225,6 +227,7 @@ fn goodbye_and_a_day_of_silence_forget() {
 
     table.joins("b", Some(5), 0);
     table.joins("c", Some(5), 24 * 3_600 + 1);
+    assert!(table.members.sweep(table.at(24 * 3_600 + 1)));
     assert_eq!(table.members.proxies(table.at(24 * 3_600 + 1)).len(), 1);
 }
 

@@ -155,6 +155,7 @@ mod tests {
             zone: String::new(),
             position: None,
             keeps_table: false,
+            ended: Vec::new(),
         };
         Outbox::new(Live::new(1), hello)
     }

@@ -25,6 +25,7 @@ use crate::store::{self, Changes};
 use crate::stream::BUILD;
 use crate::stream::metrics::ServerMetrics;
 use crate::stream::server::Config;
+use crate::stream::server::roll::Roll;
 use crate::stream::server::session::{Session, Step};
 use crate::stream::server::snapshots::{Snapshots, chunks};
 use crate::stream::server::status::{Statuses, reason};
@@ -41,6 +42,7 @@ pub struct Shared<S> {
     pub config: Config,
     pub metrics: ServerMetrics,
     pub snapshots: Snapshots,
+    pub roll: Roll,
     pub drain: drain::Watch,
 }
 
@@ -152,8 +154,18 @@ impl<S: Source> Stream<S> {
     async fn join(&self, hello: Hello) -> Result<Joined, End> {
         let head = *self.shared.source.watch_head().borrow();
         let mut session = Session::new(hello.position);
-        if let Step::Compare(at) = session.next(head, Instant::now().into_std()) {
-            session.compared(self.shared.source.position_at(at.revision).await.map_err(|error| unavailable(&error))?);
+        // Rule 10: of a proxy that is ahead of what is in memory the log is asked, too.
+        let ahead = hello.position.filter(|_| session.is_ahead(head));
+        let asked = match session.next(head, Instant::now().into_std()) {
+            Step::Compare(at) => Some(at),
+            _ => ahead,
+        };
+        if let Some(at) = asked {
+            let logged = self.shared.source.position_at(at.revision).await.map_err(|error| unavailable(&error))?;
+            // A proxy that is ahead of the log stands where it may get to; nothing is known of that yet.
+            if ahead.is_none() || logged.is_some() {
+                session.compared(logged);
+            }
         }
         let mode = session.mode(head);
         info!(
@@ -161,13 +173,7 @@ impl<S: Source> Stream<S> {
             at = hello.position.map_or(0, |at| at.revision.0), head = %head.revision, mode = mode.as_str_name(),
             "control stream begins"
         );
-        if session.is_ahead(head) {
-            error!(
-                proxy = hello.proxy_id, head = %head.revision,
-                "this proxy has applied changes that the store does not know, and gets nothing until the store is \
-                 past them: if a copy of the store was put back, start it with a new lineage (`repoint restore`)"
-            );
-        }
+        let ahead = session.is_ahead(head);
         let membership = self.shared.fleet.hello(Greeting {
             proxy_id: hello.proxy_id.clone(),
             instance_id: hello.instance_id,
@@ -176,10 +182,18 @@ impl<S: Source> Stream<S> {
             address: self.address,
             applied: hello.position.and_then(|at| session.recognised(at)),
             keeps_table: hello.keeps_table,
-            ahead: session.is_ahead(head),
-            embedded: false,
-            ended: Vec::new(),
+            ahead,
+            embedded: self.shared.config.embedded == Some(hello.instance_id),
+            ended: hello.ended,
         });
+        if ahead {
+            self.tell_of_ahead(&hello.proxy_id, head);
+        }
+        // A proxy that has been given changes is remembered, whatever happens here next.
+        if !self.shared.roll.has(&self.shared.fleet, &membership).await {
+            self.shared.fleet.lost(&membership);
+            return Err(End::Failed(Status::unavailable("the control plane cannot write to its store")));
+        }
         let config = &self.shared.config;
         let welcome = Welcome {
             head,
@@ -190,9 +204,27 @@ impl<S: Source> Stream<S> {
             minor: MINOR,
             build: BUILD.to_owned(),
         };
-        self.send(Response::Welcome(welcome)).await?;
+        if let Err(end) = self.send(Response::Welcome(welcome)).await {
+            self.shared.fleet.lost(&membership);
+            return Err(end);
+        }
         let session = Mutex::new(session);
         Ok(Joined { proxy_id: hello.proxy_id, membership, session, bell: Notify::new() })
+    }
+
+    fn tell_of_ahead(&self, proxy_id: &str, head: Position) {
+        warn!(
+            proxy = proxy_id, head = %head.revision,
+            "this proxy has applied changes that the store does not know, and gets nothing until the store is past them"
+        );
+        if self.shared.fleet.are_all_ahead() {
+            error!(
+                head = %head.revision,
+                "every proxy that is connected has applied changes that the store does not know: an older copy of \
+                 the store was put back; give it a new lineage with `repoint restore`, so that the proxies take what \
+                 it has"
+            );
+        }
     }
 
     async fn write(&self, joined: &Joined) -> End {
@@ -344,6 +376,7 @@ impl Joined {
                 Request::Demand(_) => {}
                 Request::Goodbye => {
                     shared.fleet.goodbye(&self.membership);
+                    shared.roll.strike_out();
                     return End::Closed;
                 }
             }

@@ -1,6 +1,6 @@
 //! A change log in memory that also holds changes no store would commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -13,11 +13,12 @@ use crate::model::change::{
 use crate::model::deployment::HostHeader;
 use crate::model::id::{DeploymentId, EnvironmentId, Lineage};
 use crate::model::manifest::Protocol;
+use crate::model::member::MemberKey;
 use crate::model::name::DeploymentRef;
 use crate::model::policy::Policy;
 use crate::model::pool::PoolKey;
 use crate::model::revision::{Digest, Position, Revision};
-use crate::store::{Changes, Error, LoggedChange, Snapshot};
+use crate::store::{Changes, Error, LoggedChange, MembersChange, Snapshot};
 use crate::stream::source::Source;
 use crate::wire::{assemble_change_set, encode_record};
 
@@ -34,13 +35,23 @@ struct Inner {
     floor: Revision,
     /// Every position there was, and the records there.
     past: Vec<(Position, BTreeMap<RecordKey, Bytes>)>,
+    members: BTreeSet<MemberKey>,
+    /// Members cannot be written.
+    is_full: bool,
 }
 
 impl Log {
     /// A log whose first change brings the settings.
     pub fn new(lineage: u128) -> Self {
         let head = Position { lineage: lineage_of(lineage), revision: Revision(0), digest: Digest::default() };
-        let inner = Inner { records: BTreeMap::new(), changes: Vec::new(), floor: Revision(0), past: Vec::new() };
+        let inner = Inner {
+            records: BTreeMap::new(),
+            changes: Vec::new(),
+            floor: Revision(0),
+            past: Vec::new(),
+            members: BTreeSet::new(),
+            is_full: false,
+        };
         let log = Self { inner: Arc::new(Mutex::new(inner)), head: Arc::new(watch::Sender::new(head)) };
         log.commit(vec![settings()], &[]);
         log
@@ -96,6 +107,16 @@ impl Log {
         inner.floor = inner.floor.min(head.revision);
         drop(inner);
         self.head.send_replace(head);
+    }
+
+    /// Members that were written down.
+    pub fn members(&self) -> Vec<MemberKey> {
+        self.inner().members.iter().cloned().collect()
+    }
+
+    /// Whether members can be written from now on.
+    pub fn set_full(&self, is_full: bool) {
+        self.inner().is_full = is_full;
     }
 
     /// Whether the history has ever been there.
@@ -177,6 +198,16 @@ impl Source for Log {
 
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         Ok(self.whole())
+    }
+
+    async fn keep_members(&self, change: MembersChange) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if inner.is_full {
+            return Err(Error::Busy);
+        }
+        inner.members.retain(|key| !change.departed.contains(key));
+        inner.members.extend(change.arrived.into_iter().map(|member| member.key));
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::change::{PoolRecordState, Record};
 use crate::model::id::DeploymentId;
 use crate::model::revision::{Position, Revision};
 use crate::routing::table::Unresolved;
-use crate::store::{Changes, Error, Snapshot};
+use crate::store::{Changes, Error, MembersChange, Snapshot};
 use crate::stream::Token;
 use crate::stream::source::Source;
 use crate::wire::proto::control_stream_service_server::{ControlStreamService, ControlStreamServiceServer};
@@ -135,6 +135,10 @@ impl Source for Slow {
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.opened().await;
         self.log.snapshot().await
+    }
+
+    async fn keep_members(&self, change: MembersChange) -> Result<(), Error> {
+        self.log.keep_members(change).await
     }
 }
 
@@ -438,4 +442,24 @@ async fn eventually(condition: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(LIMIT, waiting).await.expect("it comes about");
+}
+
+#[tokio::test]
+async fn a_proxy_is_written_down_before_it_is_welcomed() {
+    let log = Log::new(1);
+    log.set_full(true);
+    let control = Control::start(log.clone()).await;
+    let mut proxy = Proxy::start(control.address);
+    let link = proxy.link_shows(|link| link.problem.as_ref().is_some_and(|problem| problem.contains("store"))).await;
+    assert_eq!((link.head, link.applied), (None, None), "it was told nothing");
+    assert!(log.members().is_empty());
+
+    log.set_full(false);
+    proxy.reaches(log.head()).await;
+    let [member] = log.members().try_into().unwrap();
+    assert_eq!(member.proxy_id, "a");
+    // It takes its leave, and is struck out before the server has ended.
+    proxy.stop().await;
+    control.stop().await;
+    assert!(log.members().is_empty());
 }
