@@ -3,14 +3,18 @@
 //! A process of its own (`repoint worker-guard`), told through a pipe which
 //! process groups there are. When the pipe closes, for whatever reason, `kill
 //! -9` included, every group still known is asked to end and two seconds later
-//! made to. The kernel's parent-death signal does the same for replicas
-//! themselves; the guard also reaches what they started.
+//! made to. The kernel's parent-death signal asks replicas themselves, which may
+//! be deaf to it; the guard insists, and also reaches what they started. A replica
+//! says itself that it is there, before it becomes what the bundle runs: one that
+//! only the supervisor could name would outlive a supervisor killed before it did.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufRead, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
@@ -72,7 +76,12 @@ fn end(mut groups: HashSet<Pid>) {
 pub(super) struct Guard {
     told: mpsc::UnboundedSender<Told>,
     task: JoinHandle<()>,
+    line: Weak<Line>,
 }
+
+/// The pipe to the guard that runs now, for replicas that have just been forked. Absent while there is no guard.
+/// The guard's task is its only lasting owner: the pipe closes with that.
+pub(super) type Line = Mutex<Option<OwnedFd>>;
 
 #[derive(Debug)]
 enum Told {
@@ -91,7 +100,14 @@ impl Guard {
         let executable = executable.map_or_else(|| PathBuf::from("/proc/self/exe"), Path::to_owned);
         let first = launch(&executable, &BTreeSet::new())?;
         let (told, hears) = mpsc::unbounded_channel();
-        Ok(Self { told, task: tokio::spawn(attend(executable, first, hears)) })
+        let line = Arc::new(Line::default());
+        connect(&line, Some(&first.1));
+        Ok(Self { told, line: Arc::downgrade(&line), task: tokio::spawn(attend(executable, first, hears, line)) })
+    }
+
+    /// Where a replica says that it is there.
+    pub fn line(&self) -> Weak<Line> {
+        Weak::clone(&self.line)
     }
 
     /// A process group came to be.
@@ -114,10 +130,15 @@ impl Guard {
 }
 
 /// Keeps a guard running and telling it what there is.
-async fn attend(executable: PathBuf, mut guard: (Child, Sender), mut hears: mpsc::UnboundedReceiver<Told>) {
+async fn attend(
+    executable: PathBuf,
+    mut guard: (Child, Sender),
+    mut hears: mpsc::UnboundedReceiver<Told>,
+    line: Arc<Line>,
+) {
     let mut groups = BTreeSet::new();
     loop {
-        let line = tokio::select! {
+        let words = tokio::select! {
             told = hears.recv() => match told {
                 Some(Told::Add(group)) => { groups.insert(group); format!("+{group}\n") }
                 Some(Told::Remove(group)) => { groups.remove(&group); format!("-{group}\n") }
@@ -126,8 +147,12 @@ async fn attend(executable: PathBuf, mut guard: (Child, Sender), mut hears: mpsc
             ended = guard.0.wait() => {
                 tracing::warn!(?ended, "the worker guard ended; starting another one");
                 match launch(&executable, &groups) {
-                    Ok(next) => guard = next,
+                    Ok(next) => {
+                        connect(&line, Some(&next.1));
+                        guard = next;
+                    }
                     Err(error) => {
+                        connect(&line, None);
                         tracing::error!(%error, "workers are without a guard: they may outlive a crash of repoint");
                         while hears.recv().await.is_some() {}
                         return;
@@ -137,11 +162,18 @@ async fn attend(executable: PathBuf, mut guard: (Child, Sender), mut hears: mpsc
             }
         };
         // A guard that is gone is noticed above.
-        let _ = guard.1.write_all(line.as_bytes()).await;
+        let _ = guard.1.write_all(words.as_bytes()).await;
     }
     let (mut child, pipe) = guard;
+    connect(&line, None);
     drop(pipe);
     let _ = child.wait().await;
+}
+
+/// Replicas speak to the guard behind this pipe from now on; without one the supervisor alone does.
+fn connect(line: &Line, pipe: Option<&Sender>) {
+    let pipe = pipe.and_then(|pipe| pipe.as_fd().try_clone_to_owned().ok());
+    *line.lock().unwrap_or_else(PoisonError::into_inner) = pipe;
 }
 
 /// Starts a guard that knows of `groups` from its first moment: they are in the pipe before it exists.

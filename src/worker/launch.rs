@@ -108,14 +108,15 @@ impl Launcher {
             _ => {}
         }
         folder(&work, 0o711)?;
+        let guard = Guard::start(config.executable.as_deref())?;
         Ok(Self {
             ports: Numbers::new(u32::from(*config.ports.start())..=u32::from(*config.ports.end()), config.port_pause),
             port_range: (*config.ports.start(), *config.ports.end()),
             users: Numbers::new(config.users.clone(), config.port_pause),
             advertise: config.advertise,
             work,
-            spawner: Spawner::start(tokio::runtime::Handle::current())?,
-            guard: Guard::start(config.executable.as_deref())?,
+            spawner: Spawner::start(tokio::runtime::Handle::current(), guard.line())?,
+            guard,
             logs,
             told,
         })

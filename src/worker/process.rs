@@ -7,15 +7,18 @@
 //! hence [`Spawner`]: one thread that stays.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::mpsc;
+use std::sync::{PoisonError, Weak, mpsc};
 
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use super::guard::Line;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -43,15 +46,16 @@ pub(super) struct Spawner {
 type Request = (Launch, oneshot::Sender<io::Result<Child>>);
 
 impl Spawner {
-    /// Starts the thread; it stays until the last clone is dropped, and replicas with it.
-    pub fn start(runtime: Handle) -> io::Result<Self> {
+    /// Starts the thread; it stays until the last clone is dropped, and replicas with it. What it starts says so on the
+    /// guard's `line`.
+    pub fn start(runtime: Handle, line: Weak<Line>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel::<Request>();
         std::thread::Builder::new().name("worker-spawner".to_owned()).spawn(move || {
             // Children are reaped by the runtime.
             let _entered = runtime.enter();
             for (launch, answer) in received {
                 // Whoever asked may be gone; then the child is dropped, and killed with that.
-                let _ = answer.send(spawn(&launch));
+                let _ = answer.send(spawn(&launch, &line));
             }
         })?;
         Ok(Self { requests })
@@ -66,7 +70,7 @@ impl Spawner {
     }
 }
 
-fn spawn(launch: &Launch) -> io::Result<Child> {
+fn spawn(launch: &Launch, line: &Weak<Line>) -> io::Result<Child> {
     let (program, arguments) = launch.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = std::process::Command::new(program);
     command
@@ -83,13 +87,58 @@ fn spawn(launch: &Launch) -> io::Result<Child> {
     }
     let parent = libc::pid_t::try_from(std::process::id()).map_err(|_| io::ErrorKind::InvalidData)?;
     let (memory_bytes, open_files) = (launch.memory_bytes, launch.open_files);
+    // Held until the child has spoken, so that the guard is not replaced by one that was not there to hear it.
+    let line = line.upgrade();
+    let line = line.as_deref().map(|line| line.lock().unwrap_or_else(PoisonError::into_inner));
+    let guard = line.as_ref().and_then(|line| line.as_ref());
+    let (mut said, say) = io::pipe()?;
+    let (to_guard, to_us) = (guard.map(AsRawFd::as_raw_fd), say.as_raw_fd());
     #[allow(unsafe_code, reason = "there is no other way to run something between fork and exec")]
     // SAFETY: `prepare` makes only calls that are async-signal-safe (signal-safety(7)) or plain system calls, and
     // neither allocates nor locks: this process has threads, of which the child is a copy without the others.
     unsafe {
-        command.pre_exec(move || prepare(parent, memory_bytes, open_files));
+        command.pre_exec(move || {
+            prepare(parent, memory_bytes, open_files)?;
+            announce(to_guard, to_us);
+            Ok(())
+        });
     }
-    Command::from(command).kill_on_drop(true).spawn()
+    let spawned = Command::from(command).kill_on_drop(true).spawn();
+    drop(say);
+    let mut pid = [0; size_of::<libc::pid_t>()];
+    if let (Err(_), Some(guard), Ok(())) = (&spawned, guard, said.read_exact(&mut pid)) {
+        // It was there and could not be executed: the guard forgets its number before anybody else gets it.
+        let _ = rustix::io::write(guard, format!("-{}\n", libc::pid_t::from_ne_bytes(pid)).as_bytes());
+    }
+    spawned
+}
+
+/// Runs in the child, last of all: tells the guard that this process group is there, and the parent its number, which
+/// it does not learn otherwise when the program cannot be executed. A guard that does not hear it is told by the parent.
+fn announce(to_guard: Option<RawFd>, to_us: RawFd) {
+    let pid = std::process::id().cast_signed();
+    let mut line = [b'\n'; 16];
+    let mut at = line.len() - 1;
+    let mut rest = pid;
+    while rest > 0 {
+        at -= 1;
+        line[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    at -= 1;
+    line[at] = b'+';
+    let line = &line[at..];
+    #[allow(unsafe_code, reason = "plain system calls, with pointers to values on the stack")]
+    // SAFETY: see `spawn`; both descriptors were open when this process was forked, and the values outlive the calls.
+    unsafe {
+        libc::write(to_us, pid.to_ne_bytes().as_ptr().cast(), size_of::<libc::pid_t>());
+        if let Some(guard) = to_guard {
+            // A guard that has just ended must not end us too.
+            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            libc::write(guard, line.as_ptr().cast(), line.len());
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        }
+    }
 }
 
 /// Runs in the child, after it has changed user and folder.

@@ -12,5 +12,7 @@ mod audit;
 mod page;
 mod plane;
 mod pointers;
+mod replicas;
 mod traffic;
 mod walk;
+mod workers;

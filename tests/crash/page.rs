@@ -55,6 +55,11 @@ impl Page {
         self.write(ARMED, 0);
     }
 
+    /// Whether it was armed and has counted anything: then a start may end in a kill.
+    pub fn may_kill(&self) -> bool {
+        self.read(ARMED) == 1 && self.count() > 0
+    }
+
     /// What is answered from now on is not the step any more: the test asks how things are.
     pub fn answered(&self) {
         self.write(ANSWERS, 0);

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::page::Page;
 use super::support::api::Api;
 use super::support::server::{BINARY, Server, folder};
+use super::support::until;
 
 /// A `repoint control` under the killer.
 pub struct Plane {
@@ -27,31 +28,46 @@ pub struct Plane {
 impl Plane {
     /// One on ports of its own, in a data directory of its own. `None` where
     /// nothing can be put in front of libc; says so.
-    pub fn start() -> Option<Self> {
+    pub fn control() -> Option<Self> {
+        let folder = folder();
+        Self::start_in(folder.path().join("data"), folder, &["control"])
+    }
+
+    /// `repoint up`, for stories about replicas: it need not wait for proxies that may still come back.
+    pub fn up() -> Option<Self> {
+        let folder = folder();
+        Self::start_in(folder.path().join("data"), folder, &["up", "--ingress", "127.0.0.1:0"])
+    }
+
+    /// This, in this data directory; `folder` keeps its log.
+    pub fn start_in(data_dir: PathBuf, folder: TempDir, what: &[&str]) -> Option<Self> {
         if !cfg!(target_os = "linux") {
             eprintln!("skipped: LD_PRELOAD as used here is Linux's");
             return None;
         }
-        let folder = folder();
-        Self::start_in(folder.path().join("data"), folder)
-    }
-
-    /// The same, in this data directory; `folder` keeps its log.
-    pub fn start_in(data_dir: PathBuf, folder: TempDir) -> Option<Self> {
         let page = Page::new(&folder.path().join("page"));
-        let mut command: Vec<String> = ["control", "--json", "--data-dir"].map(str::to_owned).into();
-        command.push(data_dir.to_str().expect("temporary paths are UTF-8").to_owned());
+        let data = data_dir.to_str().expect("temporary paths are UTF-8");
         let any = ["--api", "127.0.0.1:0", "--stream", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let (child, addresses) = launch(&[&command[..], &any.map(str::to_owned)].concat(), &page, folder.path());
+        let command = [what, &any, &["--json", "--data-dir", data]].concat();
+        let mut command: Vec<_> = command.into_iter().map(str::to_owned).collect();
+        let (child, addresses) = launch(&command, &page, folder.path());
         let addresses = addresses.unwrap_or_else(|| panic!("it starts: {}", log(folder.path())));
         if !page.is_loaded() {
             eprintln!("skipped: this binary does not load what LD_PRELOAD names");
             return None;
         }
-        for name in ["api", "stream", "admin"] {
-            command.extend([format!("--{name}"), address(&addresses, name).to_string()]);
+        // From now on on these ports.
+        for name in ["ingress", "api", "stream", "admin"] {
+            if let Some(at) = command.iter().position(|argument| *argument == format!("--{name}")) {
+                command[at + 1] = address(&addresses, name).to_string();
+            }
         }
         Some(Self { child, addresses, command, page, data_dir, folder })
+    }
+
+    /// Where requests arrive.
+    pub fn ingress(&self) -> SocketAddr {
+        address(&self.addresses, "ingress")
     }
 
     /// A proxy of it, which is not under the killer.
@@ -85,13 +101,16 @@ impl Plane {
     /// to say where it listens; only a kill may keep it from that.
     pub fn start_again(&mut self) -> bool {
         assert!(self.is_dead(), "one at a time");
-        let (child, addresses) = launch(&self.command, &self.page, self.folder.path());
-        self.child = child;
-        if addresses.is_none() {
-            self.child.wait().expect("it is our child");
-            assert!(self.page.count() > 0, "it did not start: {}", self.log());
-        }
-        addresses.is_some()
+        until("it to start", || {
+            let (child, addresses) = launch(&self.command, &self.page, self.folder.path());
+            self.child = child;
+            if addresses.is_none() {
+                self.child.wait().expect("it is our child");
+            }
+            // One that was killed between fork and exec of a worker leaves a child that holds its sockets for another
+            // moment. Whoever restarts a server tries again.
+            (addresses.is_some() || self.page.may_kill()).then_some(addresses.is_some())
+        })
     }
 
     /// What it has logged, over all its runs.
@@ -118,7 +137,8 @@ fn log(folder: &Path) -> String {
 }
 
 fn address(addresses: &Value, name: &str) -> SocketAddr {
-    let text = addresses[name].as_str().unwrap_or_else(|| panic!("no {name} address in {addresses}"));
+    let text = addresses[name].as_str().or_else(|| addresses[name][0].as_str());
+    let text = text.unwrap_or_else(|| panic!("no {name} address in {addresses}"));
     text.trim_start_matches("http://").parse().expect("a bound address")
 }
 

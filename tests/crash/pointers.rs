@@ -34,7 +34,7 @@ struct Stage {
 
 impl Stage {
     fn begin() -> Option<(Plane, Self)> {
-        let plane = Plane::start()?;
+        let plane = Plane::control()?;
         let (left_alone, fresh, api) = (plane.proxy(), plane.proxy().into(), plane.api());
         let project = api.project("support");
         let (first, second) = (Replica::start("v1"), Replica::start("v2"));

@@ -68,7 +68,7 @@ pub fn walk(plane: &mut Plane, step: Step<'_>, after: &mut dyn FnMut(Crash<'_>))
 }
 
 /// So many of them, the first and the last included.
-fn evenly(all: &[u64], count: usize) -> BTreeSet<u64> {
+pub fn evenly(all: &[u64], count: usize) -> BTreeSet<u64> {
     let count = count.min(all.len());
     (0..count).map(|nth| all[nth * (all.len() - 1) / (count - 1).max(1)]).collect()
 }
