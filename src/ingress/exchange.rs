@@ -148,7 +148,9 @@ impl Exchange {
             counters.errors[code as usize].one();
         }
         if let (Some(head), Some(writer)) = (&self.head, &self.core.access_log) {
-            writer.borrow_mut().write(&self.line(head, now, bytes_in));
+            let deployment = self.claimed.as_ref().map(|claimed| claimed.pool.deployment_text());
+            let line = Line { deployment: deployment.as_deref(), ..self.line(head, now, bytes_in) };
+            writer.borrow_mut().write(&line);
         }
     }
 
@@ -159,9 +161,9 @@ impl Exchange {
         let duration = SignedDuration::try_from(now - self.started).unwrap_or_default();
         Line {
             time: Timestamp::now().checked_sub(duration).unwrap_or_default(),
-            project: claimed.map(|claimed| claimed.environment.project.as_str()),
-            environment: claimed.map(|claimed| claimed.environment.name.as_str()),
-            deployment: claimed.map(|claimed| claimed.pool.deployment_text()),
+            project: claimed.map(|claimed| claimed.environment().project()),
+            environment: claimed.map(|claimed| claimed.environment().name()),
+            deployment: None,
             revision: claimed.map(|claimed| claimed.revision.0),
             client: self.connection.peer.text(),
             protocol: protocol(self.version),

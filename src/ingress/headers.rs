@@ -14,7 +14,7 @@ use crate::ingress::origin::Origin;
 use crate::ingress::trace;
 use crate::model::deployment::HostHeader;
 use crate::routing::live::Claimed;
-use crate::routing::route::EndpointRoute;
+use crate::routing::pool::EndpointRoute;
 
 const DEPLOYMENT_ID: HeaderName = HeaderName::from_static("x-deployment-id");
 const ENVIRONMENT: HeaderName = HeaderName::from_static("x-environment");

@@ -40,8 +40,8 @@ impl Origins {
             known.clear();
         }
         let origin = Origin {
-            deployment: value(claimed.pool.deployment_text()),
-            environment: value(claimed.environment.name.as_str()),
+            deployment: value(&claimed.pool.deployment_text()),
+            environment: value(claimed.environment().name()),
         };
         known.insert(claimed.pool.key, origin.clone());
         origin

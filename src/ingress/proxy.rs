@@ -57,7 +57,7 @@ async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Sen
 }
 
 fn sending(claimed: &Claimed, found: &Found, request: &Request<Incoming>) -> Sending {
-    let policy = &claimed.environment.policy;
+    let policy = &claimed.environment().policy;
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     Sending {
         repeatable: is_safe && request.body().is_end_stream() || found.idempotent,
@@ -104,7 +104,7 @@ async fn answer(mut exchange: Exchange, sent: Sent) -> Response<Body> {
     let Sent { response, lease } = sent;
     let (mut parts, incoming) = response.into_parts();
     let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
-        let pause_max = limit(claimed.environment.policy.response_idle_timeout_ms);
+        let pause_max = limit(claimed.environment().policy.response_idle_timeout_ms);
         headers::answer(&mut parts, &exchange.core.origin(claimed));
         pause_max.filter(|_| !headers::may_pause(&parts.headers))
     });

@@ -16,13 +16,12 @@ pub struct Address<'a> {
     pub environment: Option<&'a [u8]>,
 }
 
-/// Longest host there can be (RFC 1035 §2.3.4), and longest `project/environment`.
-const FOLDED_MAX: usize = 253;
+/// Longest host there can be (RFC 1035 §2.3.4).
+const HOST_MAX: usize = 253;
 
-/// A host in lower case without port and trailing dot, or another key of the
-/// same size, on the stack.
+/// A host in lower case without port and trailing dot, on the stack.
 pub struct Folded {
-    bytes: [u8; FOLDED_MAX],
+    bytes: [u8; HOST_MAX],
     length: usize,
 }
 
@@ -30,29 +29,15 @@ impl Folded {
     /// Folds a host as received; `None` when it is too long to be one.
     pub fn host(received: &[u8]) -> Option<Self> {
         let name = without_port(received);
-        let name = name.strip_suffix(b".").unwrap_or(name);
-        let mut folded = Self::empty();
-        folded.push(name)?;
-        folded.bytes[..folded.length].make_ascii_lowercase();
-        Some(folded)
-    }
-
-    /// The key of an environment by its names, `project/environment`.
-    pub fn names(project: &[u8], environment: &[u8]) -> Option<Self> {
-        let mut folded = Self::empty();
-        folded.push(project)?;
-        folded.push(b"/")?;
-        folded.push(environment)?;
+        let mut folded = Self::of_parts(name.strip_suffix(b".").unwrap_or(name), b"")?;
+        folded.bytes.make_ascii_lowercase();
         Some(folded)
     }
 
     /// The wildcard that covers this host: its first label replaced by `*`.
     pub fn wildcard(&self) -> Option<Self> {
         let dot = self.as_bytes().iter().position(|b| *b == b'.')?;
-        let mut folded = Self::empty();
-        folded.push(b"*")?;
-        folded.push(&self.as_bytes()[dot..])?;
-        Some(folded)
+        Self::of_parts(b"*", &self.as_bytes()[dot..])
     }
 
     /// The folded bytes.
@@ -60,15 +45,11 @@ impl Folded {
         &self.bytes[..self.length]
     }
 
-    fn empty() -> Self {
-        Self { bytes: [0; FOLDED_MAX], length: 0 }
-    }
-
-    fn push(&mut self, more: &[u8]) -> Option<()> {
-        let end = self.length + more.len();
-        self.bytes.get_mut(self.length..end)?.copy_from_slice(more);
-        self.length = end;
-        Some(())
+    fn of_parts(first: &[u8], second: &[u8]) -> Option<Self> {
+        let (mut bytes, length) = ([0; HOST_MAX], first.len() + second.len());
+        bytes.get_mut(..first.len())?.copy_from_slice(first);
+        bytes.get_mut(first.len()..length)?.copy_from_slice(second);
+        Some(Self { bytes, length })
     }
 }
 
@@ -132,7 +113,8 @@ mod tests {
     fn what_is_too_long_for_a_host_is_none() {
         assert!(Folded::host(&[b'a'; 254]).is_none());
         assert!(Folded::host(&[b'a'; 253]).is_some());
-        assert!(Folded::names(&[b'a'; 200], &[b'b'; 60]).is_none());
+        assert!(Folded::host(&[b'A'; 254]).is_none());
+        assert!(Folded::host(&[b'A'; 253]).is_some());
     }
 
     #[test]

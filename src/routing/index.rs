@@ -1,119 +1,208 @@
-//! The index: which slot a host or a pair of names leads to.
+//! The index: which slot a key leads to.
 //!
-//! A persistent map in shards. A clone shares every shard; the first write to a
-//! shard of a clone copies that shard alone, so that one new host costs
-//! microseconds however many there are, and readers of the older table see
-//! nothing of it.
+//! A persistent hash map that holds no keys: an entry is a number, and whoever
+//! asks compares the key with what lies in the slot, which is fetched anyway.
+//! A clone shares every chunk; the first write to a chunk of a clone copies that
+//! chunk as plain memory, so that one new host costs microseconds however many
+//! there are, and readers of the older table see nothing of it. Knows nothing of
+//! routes; [`table`](crate::routing::table) asks it.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
 /// Number of a slot.
 pub type Slot = u32;
 
-/// Keys to slots.
+/// Where a key leads: a slot, and which of the keys of that slot it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The slot.
+    pub slot: Slot,
+    /// The key's place among the slot's keys, below [`ORDINALS`].
+    pub ordinal: u16,
+}
+
+/// How many keys one slot may have.
+pub const ORDINALS: usize = 1 << ORDINAL_BITS;
+
+/// Keys to places. The hasher is the caller's, so that one hash serves every
+/// index it asks.
 #[derive(Clone)]
 pub struct Index {
-    shards: Arc<Vec<Arc<Shard>>>,
-    hasher: RandomState,
+    /// Two levels, so that a write copies two short lists of pointers.
+    nodes: Arc<[Node]>,
+    chunk_count: usize,
     count: usize,
 }
 
-type Shard = HashTable<(Arc<str>, Slot)>;
+type Node = Arc<[Arc<Chunk>]>;
+type Chunk = [Entry; CHUNK_ENTRIES];
 
-/// Keys in a shard on average; small, because a write copies a shard.
-const SHARD_KEYS: usize = 64;
+/// What an entry is made of, from its low bits up: the slot and one (an empty
+/// entry is 0), the ordinal, and the low bits of the hash. Of these the lowest
+/// say where in its chunk the key would best lie.
+type Entry = u64;
+
+const EMPTY: Entry = 0;
+const SLOT_BITS: u32 = 32;
+const ORDINAL_BITS: u32 = 10;
+const TAG_SHIFT: u32 = SLOT_BITS + ORDINAL_BITS;
+const TAG_MASK: u64 = u64::MAX >> TAG_SHIFT;
+/// 4 KiB: one page to copy for a new host.
+const CHUNK_ENTRIES: usize = 512;
+const NODE_CHUNKS: usize = 64;
+/// Keys in a chunk on average at most: three quarters, at which a search looks
+/// at two or three entries beside each other. That a chunk with this average
+/// fills up entirely is out at the sixth standard deviation.
+const CHUNK_KEYS: usize = CHUNK_ENTRIES / 4 * 3;
+
+/// Hashes keys; made once, so that clones of a table agree.
+#[derive(Clone, Default)]
+pub struct KeyHasher(RandomState);
+
+impl KeyHasher {
+    /// The hash of a key.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write(key);
+        hasher.finish()
+    }
+
+    /// The hash of a key in two parts.
+    pub fn hash_pair(&self, first: &[u8], second: &[u8]) -> u64 {
+        let mut hasher = self.0.build_hasher();
+        hasher.write(first);
+        hasher.write(second);
+        hasher.finish()
+    }
+}
 
 impl Index {
-    /// An empty index with room for about `keys` keys.
+    /// An empty index with room for `keys` keys.
     pub fn with_capacity(keys: usize) -> Self {
-        let count = (keys / SHARD_KEYS).next_power_of_two().max(16);
-        let shards = Arc::new((0..count).map(|_| Arc::new(Shard::new())).collect());
-        Self { shards, hasher: RandomState::default(), count: 0 }
+        let chunk_count = keys.div_ceil(CHUNK_KEYS).max(1);
+        // They share one empty chunk until they are written to.
+        let empty: Arc<Chunk> = Arc::new([EMPTY; CHUNK_ENTRIES]);
+        let node = |at: usize| (0..(chunk_count - at).min(NODE_CHUNKS)).map(|_| Arc::clone(&empty)).collect();
+        let nodes = (0..chunk_count).step_by(NODE_CHUNKS).map(node).collect();
+        Self { nodes, chunk_count, count: 0 }
     }
 
-    /// The slot of `key`. Neither locks nor allocates.
-    pub fn get(&self, key: &[u8]) -> Option<Slot> {
-        // One hash: its high bits choose the shard, its low ones the bucket.
-        let hash = self.hasher.hash_one(key);
-        let shard = &self.shards[self.shard_of(hash)];
-        shard.find(hash, |(known, _)| known.as_bytes() == key).map(|(_, slot)| *slot)
-    }
-
-    /// Leads `key` to `slot`; answers where it led before.
-    pub fn insert(&mut self, key: &str, slot: Slot) -> Option<Slot> {
-        if self.count >= self.shards.len() * SHARD_KEYS * 4 {
-            self.spread();
+    /// What `at` makes of the place of the key with this hash; it answers `None`
+    /// where another key lies. Neither locks nor allocates.
+    #[inline]
+    pub fn get<R>(&self, hash: u64, mut at: impl FnMut(Place) -> Option<R>) -> Option<R> {
+        let chunk = self.chunk_of(hash);
+        let chunk = &self.nodes[chunk / NODE_CHUNKS][chunk % NODE_CHUNKS];
+        let (tag, home) = (hash & TAG_MASK, home(hash));
+        for step in 0..CHUNK_ENTRIES {
+            let entry = chunk[(home + step) % CHUNK_ENTRIES];
+            if entry == EMPTY {
+                return None;
+            }
+            if entry >> TAG_SHIFT == tag
+                && let Some(found) = at(place(entry))
+            {
+                return Some(found);
+            }
         }
-        let hash = self.hasher.hash_one(key.as_bytes());
-        let hasher = self.hasher.clone();
-        let shard = self.shard_mut(hash);
-        if let Some(entry) = shard.find_mut(hash, |(known, _)| &**known == key) {
-            return Some(std::mem::replace(&mut entry.1, slot));
-        }
-        shard.insert_unique(hash, (key.into(), slot), |(known, _)| hasher.hash_one(known.as_bytes()));
-        self.count += 1;
         None
     }
 
-    /// Forgets `key`.
-    pub fn remove(&mut self, key: &str) {
-        let hash = self.hasher.hash_one(key.as_bytes());
-        if let Ok(entry) = self.shard_mut(hash).find_entry(hash, |(known, _)| &**known == key) {
-            entry.remove();
-            self.count -= 1;
+    /// Whether one more key wants [`Index::grown`] first.
+    pub fn is_full(&self) -> bool {
+        self.count >= self.chunk_count * CHUNK_KEYS
+    }
+
+    /// Adds a key that is not in it. `false` when its chunk is full and the
+    /// index has to be [grown](Index::grown) first.
+    #[must_use]
+    pub fn insert(&mut self, hash: u64, at: Place) -> bool {
+        debug_assert!(usize::from(at.ordinal) < ORDINALS, "checked when the record was read");
+        let chunk = self.chunk_mut(hash);
+        let free = (0..CHUNK_ENTRIES).map(|step| (home(hash) + step) % CHUNK_ENTRIES).find(|at| chunk[*at] == EMPTY);
+        let Some(free) = free else { return false };
+        chunk[free] = (hash & TAG_MASK) << TAG_SHIFT | u64::from(at.ordinal) << SLOT_BITS | (u64::from(at.slot) + 1);
+        self.count += 1;
+        true
+    }
+
+    /// Forgets the key with this hash at this place.
+    pub fn remove(&mut self, hash: u64, at: Place) {
+        let chunk = self.chunk_mut(hash);
+        let tag = hash & TAG_MASK;
+        let steps = (0..CHUNK_ENTRIES).map(|step| (home(hash) + step) % CHUNK_ENTRIES);
+        let mut found = steps.take_while(|at| chunk[*at] != EMPTY);
+        let Some(hole) = found.find(|i| chunk[*i] >> TAG_SHIFT == tag && place(chunk[*i]) == at) else { return };
+        close_hole(chunk, hole);
+        self.count -= 1;
+    }
+
+    /// The same keys with half as much room again; `hash_of` hashes the key at a
+    /// place. Amortised: it looks at every key, for half as many new ones.
+    pub fn grown(&self, hash_of: impl Fn(Place) -> u64) -> Self {
+        let mut keys = self.chunk_count * CHUNK_KEYS * 3 / 2;
+        loop {
+            let mut wider = Self::with_capacity(keys);
+            let entries = self.nodes.iter().flat_map(|node| node.iter()).flat_map(|chunk| chunk.iter());
+            let mut places = entries.filter(|entry| **entry != EMPTY).map(|entry| place(*entry));
+            if places.all(|place| wider.insert(hash_of(place), place)) {
+                return wider;
+            }
+            // A chunk overflowed: the more chunks, the further apart its keys go.
+            keys *= 2;
         }
     }
 
-    fn shard_of(&self, hash: u64) -> usize {
-        // Shards are a power of two; the bucket uses the low bits.
-        (hash >> 32) as usize & (self.shards.len() - 1)
+    #[inline]
+    fn chunk_of(&self, hash: u64) -> usize {
+        // The high half, scaled to the count: any count will do, so that growing
+        // by half is possible. The low half says where in the chunk.
+        (((hash >> 32) * self.chunk_count as u64) >> 32) as usize
     }
 
-    fn shard_mut(&mut self, hash: u64) -> &mut Shard {
-        let at = self.shard_of(hash);
-        Arc::make_mut(&mut Arc::make_mut(&mut self.shards)[at])
+    fn chunk_mut(&mut self, hash: u64) -> &mut Chunk {
+        let chunk = self.chunk_of(hash);
+        let node = Arc::make_mut(&mut Arc::make_mut(&mut self.nodes)[chunk / NODE_CHUNKS]);
+        Arc::make_mut(&mut node[chunk % NODE_CHUNKS])
     }
+}
 
-    /// Moves everything to four times the shards. Amortised: after it, three
-    /// times as many keys again fit.
-    fn spread(&mut self) {
-        let mut wider = Self::with_capacity(self.shards.len() * SHARD_KEYS * 4);
-        wider.hasher = self.hasher.clone();
-        for (key, slot) in self.shards.iter().flat_map(|shard| shard.iter()) {
-            wider.insert(key, *slot);
+#[inline]
+fn home(hash: u64) -> usize {
+    hash as usize % CHUNK_ENTRIES
+}
+
+#[inline]
+fn place(entry: Entry) -> Place {
+    let ordinal = (entry >> SLOT_BITS) as u16 & (ORDINALS - 1) as u16;
+    Place { slot: (entry as u32).wrapping_sub(1), ordinal }
+}
+
+/// Empties `hole` and moves what a search would no longer find across it, so
+/// that an empty entry always ends a search.
+fn close_hole(chunk: &mut Chunk, mut hole: usize) {
+    let mut at = hole;
+    loop {
+        chunk[hole] = EMPTY;
+        loop {
+            at = (at + 1) % CHUNK_ENTRIES;
+            // Nothing else is empty: everything lies as near its home as it can.
+            if chunk[at] == EMPTY || at == hole {
+                return;
+            }
+            let way = |from: usize| at.wrapping_sub(from) % CHUNK_ENTRIES;
+            if way(home(chunk[at] >> TAG_SHIFT)) >= way(hole) {
+                break;
+            }
         }
-        *self = wider;
+        chunk[hole] = chunk[at];
+        hole = at;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clone_does_not_see_later_writes() {
-        let mut index = Index::with_capacity(0);
-        for n in 0..1000 {
-            index.insert(&format!("h{n}"), n);
-        }
-        let older = index.clone();
-        assert_eq!(index.insert("h7", 99), Some(7));
-        index.remove("h8");
-        index.insert("new", 1);
-        assert_eq!((older.get(b"h7"), older.get(b"h8"), older.get(b"new")), (Some(7), Some(8), None));
-        assert_eq!((index.get(b"h7"), index.get(b"h8"), index.get(b"new")), (Some(99), None, Some(1)));
-    }
-
-    #[test]
-    fn growing_past_its_capacity_loses_nothing() {
-        let mut index = Index::with_capacity(0);
-        for n in 0..20_000 {
-            index.insert(&format!("host-{n}.example.com"), n);
-        }
-        assert!((0..20_000).all(|n| index.get(format!("host-{n}.example.com").as_bytes()) == Some(n)));
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! replace the table whole; readers never lock: each ingress thread has a
 //! [`Reader`] that notices a swap by comparing one pointer.
 
-use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -12,14 +12,20 @@ use arc_swap::cache::Cache;
 use tokio::sync::Notify;
 
 use crate::model::change::Record;
-use crate::model::id::{EndpointId, Lineage};
+use crate::model::id::Lineage;
 use crate::model::pool::PoolKey;
 use crate::model::revision::{Digest, Position, Revision};
 use crate::routing::address::Address;
-use crate::routing::change::{Change, Draft, Known, Master, Refusal};
+use crate::routing::change::{Change, Refusal};
 use crate::routing::claim::{Claim, Claims};
-use crate::routing::route::{EnvironmentRoute, PoolRoute};
-use crate::routing::table::{Table, Unresolved};
+use crate::routing::closed::Closed;
+use crate::routing::counters::Counting;
+use crate::routing::draft::{Changed, Master};
+use crate::routing::pool::PoolRoute;
+use crate::routing::route::EnvironmentRoute;
+use crate::routing::table::{Resolved, Table, Unresolved};
+
+pub use crate::routing::closed::Busy;
 
 /// The table in force.
 pub struct Live {
@@ -32,27 +38,19 @@ struct Writer {
     master: Master,
     lineage: Option<Lineage>,
     closed: Closed,
+    /// Every pool that was ever claimed, while it is in the table or closed.
+    claimed: Vec<Watched>,
+    /// Tables that some reader may still have. Kept so that the last of them is
+    /// dropped here: taking a million environments apart takes a while.
+    retired: Vec<Arc<Table>>,
 }
 
-/// Pools and endpoints that take no new claims but may have running ones:
-/// closing or draining in the table, or gone from it.
-#[derive(Default)]
-struct Closed {
-    pools: HashMap<PoolKey, Arc<PoolRoute>>,
-    endpoints: HashMap<EndpointId, Arc<Claims>>,
-}
-
-/// A pool before and after a change.
-type Changed = (Option<Arc<PoolRoute>>, Option<Arc<PoolRoute>>);
-
-/// What still runs on closing pools and draining endpoints: exhaustive, so that
-/// absence from it is proof.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Busy {
-    /// Closing pools with running claims, and how many.
-    pub pools: Vec<(PoolKey, u64)>,
-    /// Draining endpoints with running claims, and how many.
-    pub endpoints: Vec<(EndpointId, u64)>,
+/// A pool whose load is reported.
+struct Watched {
+    key: PoolKey,
+    claims: Arc<Claims>,
+    /// Claims ever taken when it was looked at last.
+    total: u64,
 }
 
 /// What a pool carries.
@@ -68,26 +66,39 @@ pub struct Load {
 
 /// A request's way to a pool, held.
 pub struct Claimed {
-    /// The environment it addressed.
-    pub environment: Arc<EnvironmentRoute>,
     /// The pool that serves it.
-    pub pool: Arc<PoolRoute>,
+    pub pool: HeldPool,
     /// The hold on that pool, to be dropped with the last byte of the answer.
     pub claim: Claim,
     /// The revision of the one table that decided.
     pub revision: Revision,
 }
 
+/// A pool, kept together with the environment it is part of.
+#[derive(Clone)]
+pub struct HeldPool {
+    environment: Arc<EnvironmentRoute>,
+    position: usize,
+}
+
+/// Claims between two looks at a pool's load, usually a second, from which on
+/// cores count apart. Below it they seldom meet at the shared word, and a line
+/// for each core and pool would be most of what a million pools cost.
+const SPREAD_CLAIMS: u64 = 1_000;
+
 impl Live {
-    /// No table yet; counters will have a word for each of `cores` cores.
+    /// No table yet; pools may come to be claimed from each of `cores` cores.
     pub fn new(cores: usize) -> Arc<Self> {
-        let idle = Arc::new(Notify::new());
-        let master = Master::new(cores, Arc::clone(&idle));
-        Arc::new(Self {
-            table: Arc::new(ArcSwap::from_pointee(Table::empty())),
-            writer: Mutex::new(Writer { master, lineage: None, closed: Closed::default() }),
-            idle,
-        })
+        let counting = Counting::new(cores);
+        let idle = Arc::clone(&counting.idle);
+        let writer = Writer {
+            master: Master::new(counting),
+            lineage: None,
+            closed: Closed::default(),
+            claimed: Vec::new(),
+            retired: Vec::new(),
+        };
+        Arc::new(Self { table: Arc::new(ArcSwap::from_pointee(Table::empty())), writer: Mutex::new(writer), idle })
     }
 
     /// A reader for one thread.
@@ -114,20 +125,14 @@ impl Live {
         if writer.lineage == Some(position.lineage) && position.revision < have {
             return Err(Refusal::Gap { have, from: position.revision });
         }
-        let changes = records.into_iter().map(|(record, digest)| Change::Upsert(record, digest)).collect();
-        let mut master = writer.master.emptied();
-        let older = &writer.master.pools;
-        let draft = master.draft(position.revision, changes, &Outlived { pools: older, closed: &writer.closed })?;
-        if draft.digest != position.digest {
+        let (mut master, next) = writer.master.redraft(position.revision, records, &writer.closed)?;
+        if next.digest != position.digest {
             return Err(Refusal::DigestMismatch);
         }
-        let gone: Vec<_> = older.values().filter(|pool| !draft.pools.contains_key(&pool.key)).cloned().collect();
-        let changed = draft.pools.values().flatten().cloned().map(|new| (older.get(&new.key).cloned(), Some(new)));
-        let changed = changed.chain(gone.into_iter().map(|pool| (Some(pool), None))).collect();
-        master.adopt(draft);
+        let changed = master.adopt(next);
         writer.master = master;
         writer.lineage = Some(position.lineage);
-        self.publish(&mut writer, changed);
+        self.publish(&mut writer, &changed);
         Ok(())
     }
 
@@ -146,14 +151,12 @@ impl Live {
         if have != from.revision || to.revision < from.revision {
             return Err(Refusal::Gap { have, from: from.revision });
         }
-        let outlived = Outlived { pools: &writer.master.pools, closed: &writer.closed };
-        let draft = writer.master.draft(to.revision, changes, &outlived)?;
-        if draft.digest != to.digest {
+        let next = writer.master.draft(to.revision, changes, &writer.closed)?;
+        if next.digest != to.digest {
             return Err(Refusal::DigestMismatch);
         }
-        let changed = changed_pools(&writer.master, &draft);
-        writer.master.adopt(draft);
-        self.publish(&mut writer, changed);
+        let changed = writer.master.adopt(next);
+        self.publish(&mut writer, &changed);
         Ok(())
     }
 
@@ -161,30 +164,15 @@ impl Live {
     /// revision before this, never after: the proof is only as new as that.
     pub fn busy(&self) -> Busy {
         let mut writer = self.writer();
+        writer.drop_retired();
         let Writer { master, closed, .. } = &mut *writer;
-        // What is gone from the table is forgotten once it is idle.
-        closed.pools.retain(|key, pool| master.pools.contains_key(key) || pool.claims().in_flight() > 0);
-        if !closed.endpoints.is_empty() {
-            let listed: HashSet<_> = master.pools.values().flat_map(|pool| &pool.endpoints).map(|e| e.id).collect();
-            closed.endpoints.retain(|id, claims| listed.contains(id) || claims.in_flight() > 0);
-        }
-        let pools = closed.pools.iter().map(|(key, pool)| (*key, pool.claims().in_flight()));
-        let endpoints = closed.endpoints.iter().map(|(id, claims)| (*id, claims.in_flight()));
-        Busy {
-            pools: pools.filter(|(_, in_flight)| *in_flight > 0).collect(),
-            endpoints: endpoints.filter(|(_, in_flight)| *in_flight > 0).collect(),
-        }
+        closed.busy(&master.table.environments)
     }
 
-    /// What every pool of the table carries.
+    /// What every pool of the table carries that was ever claimed. It costs in
+    /// proportion to these, however many others there are.
     pub fn load(&self) -> Vec<Load> {
-        let pools: Vec<_> = self.writer().master.pools.values().cloned().collect();
-        let load = |pool: &Arc<PoolRoute>| Load {
-            key: pool.key,
-            claimed_total: pool.claims().total(),
-            in_flight: pool.claims().in_flight(),
-        };
-        pools.iter().map(load).collect()
+        self.writer().load()
     }
 
     /// Rung when a closing pool or a draining endpoint may have become idle.
@@ -195,22 +183,13 @@ impl Live {
     /// Swaps the table in, between opening what it opens and closing what it
     /// closes: a request that still reads the older table finds a pool closed
     /// only once the newer table is there to resolve against again.
-    fn publish(&self, writer: &mut Writer, changed: Vec<Changed>) {
-        for (_, new) in &changed {
-            let Some(new) = new else { continue };
-            if new.is_open() {
-                new.claims().open();
-                writer.closed.pools.remove(&new.key);
-            }
-            for endpoint in new.endpoints.iter().filter(|endpoint| !endpoint.draining) {
-                endpoint.claims().open();
-                writer.closed.endpoints.remove(&endpoint.id);
-            }
+    fn publish(&self, writer: &mut Writer, changed: &[Changed]) {
+        changed.iter().filter_map(|changed| changed.new.as_deref()).for_each(|new| writer.closed.open(new));
+        writer.retired.push(self.table.swap(Arc::new(writer.master.table.clone())));
+        for Changed { old, new } in changed {
+            writer.closed.close(old.as_deref(), new.as_deref());
         }
-        self.table.store(Arc::new(writer.master.table.clone()));
-        for (old, new) in changed {
-            writer.closed.close(old.as_ref(), new.as_ref());
-        }
+        writer.drop_retired();
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -220,44 +199,51 @@ impl Live {
     }
 }
 
-/// Counters to go on with: those of the table before, then those of what is
-/// closed or gone. A second set for the same thing would show it idle while the
-/// first still counts requests.
-struct Outlived<'a> {
-    pools: &'a HashMap<PoolKey, Arc<PoolRoute>>,
-    closed: &'a Closed,
-}
-
-impl Known for Outlived<'_> {
-    fn pool(&self, key: PoolKey) -> Option<Arc<PoolRoute>> {
-        self.pools.get(&key).or_else(|| self.closed.pools.get(&key)).cloned()
-    }
-
-    fn endpoint(&self, id: EndpointId) -> Option<Arc<Claims>> {
-        self.closed.endpoints.get(&id).cloned()
-    }
-}
-
-impl Closed {
-    fn close(&mut self, old: Option<&Arc<PoolRoute>>, new: Option<&Arc<PoolRoute>>) {
-        if let Some(closing) = new.or(old)
-            && !new.is_some_and(|pool| pool.is_open())
-        {
-            closing.claims().close();
-            self.pools.insert(closing.key, Arc::clone(closing));
-        }
-        let kept = |id| new.is_some_and(|pool| pool.endpoints.iter().any(|e| e.id == id && !e.draining));
-        for pool in old.into_iter().chain(new) {
-            for endpoint in pool.endpoints.iter().filter(|endpoint| !kept(endpoint.id)) {
-                endpoint.claims().close();
-                self.endpoints.insert(endpoint.id, Arc::clone(endpoint.claims()));
+impl Writer {
+    fn load(&mut self) -> Vec<Load> {
+        let Self { master, closed, claimed, .. } = self;
+        let fresh = master.counting.take_claimed().into_iter();
+        claimed.extend(fresh.map(|(key, claims)| Watched { key, claims, total: 0 }));
+        let environments = &master.table.environments;
+        let mut loads = Vec::with_capacity(claimed.len());
+        claimed.retain_mut(|watched| {
+            let pool = environments.by_id(watched.key.environment);
+            let pool = pool.and_then(|environment| environment.pool_of(watched.key.deployment));
+            // One that left the table and was forgotten may have come back with other counters.
+            let is_it = |pool: &&PoolRoute| {
+                pool.counters_made().is_some_and(|counters| Arc::ptr_eq(&counters.pool, &watched.claims))
+            };
+            match pool.filter(is_it) {
+                Some(pool) => {
+                    loads.push(watched.look(pool, master.counting.cores));
+                    true
+                }
+                None => closed.pool(watched.key).is_some_and(|claims| Arc::ptr_eq(&claims, &watched.claims)),
             }
-        }
+        });
+        loads
+    }
+
+    /// Drops tables that no reader has any more.
+    fn drop_retired(&mut self) {
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 }
 
-fn changed_pools(master: &Master, draft: &Draft) -> Vec<Changed> {
-    draft.pools.iter().map(|(key, new)| (master.pools.get(key).cloned(), new.clone())).collect()
+impl Watched {
+    /// Reads its load, and lets cores count apart where there is much of it.
+    fn look(&mut self, pool: &PoolRoute, cores: usize) -> Load {
+        let claimed_total = self.claims.total();
+        let since = claimed_total - self.total;
+        self.total = claimed_total;
+        if since >= SPREAD_CLAIMS {
+            self.claims.spread(cores);
+        }
+        if since >= SPREAD_CLAIMS * pool.endpoints.len() as u64 {
+            pool.counters().endpoints.iter().for_each(|claims| claims.spread(cores));
+        }
+        Load { key: self.key, claimed_total, in_flight: self.claims.in_flight() }
+    }
 }
 
 /// One thread's view of the table in force.
@@ -287,11 +273,31 @@ impl Reader {
             let table = self.cache.load();
             let resolved = table.resolve(address)?;
             if let Some(claim) = resolved.pool.claim(core) {
-                let revision = table.revision();
-                return Ok(Claimed { environment: resolved.environment, pool: resolved.pool, claim, revision });
+                return Ok(Claimed { pool: resolved.into(), claim, revision: table.revision() });
             }
         }
         Err(Unresolved::DeploymentTerminated)
+    }
+}
+
+impl Claimed {
+    /// The environment it addressed.
+    pub fn environment(&self) -> &EnvironmentRoute {
+        &self.pool.environment
+    }
+}
+
+impl From<Resolved<'_>> for HeldPool {
+    fn from(resolved: Resolved<'_>) -> Self {
+        Self { environment: Arc::clone(resolved.environment), position: resolved.position }
+    }
+}
+
+impl Deref for HeldPool {
+    type Target = PoolRoute;
+
+    fn deref(&self) -> &PoolRoute {
+        self.environment.pool(self.position).expect("a position found in this very environment")
     }
 }
 

@@ -8,8 +8,19 @@
 pub mod address;
 pub mod change;
 pub mod claim;
+pub mod counters;
+pub mod environments;
 pub mod index;
 pub mod live;
+pub mod pool;
 pub mod route;
 pub mod slots;
 pub mod table;
+pub mod text;
+
+mod closed;
+mod draft;
+mod sync;
+
+#[cfg(test)]
+mod claim_tests;

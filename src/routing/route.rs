@@ -1,161 +1,242 @@
-//! Routes: an environment, its pools and their endpoints, as a table holds them.
+//! Routes: an environment and its pools, as a table holds them.
 //!
-//! Built from records when a change is applied, immutable afterwards. Only the
-//! counters behind claims move, and they outlive the table they were made for:
-//! the next table's route to the same pool shares them.
+//! Built from records when a change is applied, immutable afterwards; only the
+//! counters behind claims move. What a usual request reads lies in one piece of
+//! memory: the host it is compared with, and the pool the pointer leads to. A
+//! million of these are held, so each field is as small as it can be said.
 
-use std::net::SocketAddr;
-use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::model::change::{EnvironmentRecord, PoolRecord, PoolRecordState};
-use crate::model::deployment::HostHeader;
-use crate::model::id::EndpointId;
-use crate::model::manifest::Protocol;
-use crate::model::name::DeploymentRef;
-use crate::model::pool::PoolKey;
-use crate::routing::claim::{Claim, Claims};
+use crate::model::change::EnvironmentRecord;
+use crate::model::host::HostPattern;
+use crate::model::id::{DeploymentId, EnvironmentId};
+use crate::model::policy::Policy;
+use crate::model::revision::Digest;
+use crate::routing::pool::PoolRoute;
+use crate::routing::text::Text;
 
 /// An environment and every pool that serves it.
+// In this order: what a usual resolve reads lies side by side, in two or three
+// cache lines, and each line is a wait for memory.
+#[repr(C)]
 pub struct EnvironmentRoute {
-    record: Arc<EnvironmentRecord>,
-    pools: Box<[Arc<PoolRoute>]>,
-    /// Where in `pools` the pointer leads.
-    current: Option<usize>,
+    head: Head,
+    /// The pool the pointer leads to where there is one, else any.
+    first: Option<PoolRoute>,
+    /// Further pools; most environments have one.
+    more: Option<Arc<Vec<PoolRoute>>>,
+    /// Its id.
+    pub id: EnvironmentId,
+    /// What it asks of the ingress; environments that ask the same share it.
+    pub policy: Arc<Policy>,
 }
 
-impl Deref for EnvironmentRoute {
-    type Target = EnvironmentRecord;
+/// How an environment is matched: what a pointer move leaves as it is.
+#[derive(Clone)]
+#[repr(C)]
+pub(super) struct Head {
+    /// Hosts after the first.
+    more_hosts: Option<Arc<Vec<Box<str>>>>,
+    digest: [u8; 16],
+    /// The first host, then its names where that host does not begin with them.
+    text: Text,
+    project: Range,
+    name: Range,
+    host_length: u8,
+}
 
-    fn deref(&self) -> &EnvironmentRecord {
-        &self.record
+/// A part of a text. A start is at most a host and a name long.
+#[derive(Clone, Copy)]
+struct Range {
+    start: [u8; 2],
+    length: u8,
+}
+
+impl Head {
+    /// Reads a record. Names and hosts are as long as their types allow.
+    pub(super) fn new(record: &EnvironmentRecord, digest: Digest) -> Self {
+        let (project, name) = (record.project.as_str(), record.name.as_str());
+        let host = record.hosts.first().map_or("", HostPattern::as_str);
+        // The host an environment has from its names begins with both of them.
+        let in_host = host.strip_prefix(project).and_then(|rest| rest.strip_prefix('-')?.strip_prefix(name)).is_some();
+        let names_at = if in_host { 0 } else { host.len() };
+        let range = |start: usize, text: &str| Range { start: (start as u16).to_ne_bytes(), length: text.len() as u8 };
+        let text = if in_host { Text::from(host) } else { Text::from([host, project, "-", name].concat().as_str()) };
+        let more_hosts = record.hosts.iter().skip(1).map(|host| host.as_str().into()).collect::<Vec<Box<str>>>();
+        Self {
+            digest: digest.0.to_ne_bytes(),
+            text,
+            host_length: host.len() as u8,
+            project: range(names_at, project),
+            name: range(names_at + project.len() + 1, name),
+            more_hosts: (!more_hosts.is_empty()).then(|| Arc::new(more_hosts)),
+        }
+    }
+
+    /// The digest of the record it was read from.
+    pub(super) fn digest(&self) -> Digest {
+        Digest(u128::from_ne_bytes(self.digest))
+    }
+
+    /// The host at this place in its list; lower-case, as bytes.
+    #[inline]
+    pub(super) fn host(&self, at: usize) -> Option<&[u8]> {
+        if at > 0 {
+            return self.more_hosts.as_ref()?.get(at - 1).map(|host| host.as_bytes());
+        }
+        (self.host_length > 0).then(|| &self.text.as_bytes()[..usize::from(self.host_length)])
+    }
+
+    /// Every host, in their order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|at| self.host(at))
+    }
+
+    /// Its project's name.
+    pub(super) fn project(&self) -> &[u8] {
+        self.part(self.project)
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &[u8] {
+        self.part(self.name)
+    }
+
+    /// Whether the same keys lead to it and to what this record describes.
+    pub(super) fn is_matched_by(&self, record: &EnvironmentRecord) -> bool {
+        self.project() == record.project.as_str().as_bytes()
+            && self.name() == record.name.as_str().as_bytes()
+            && self.hosts().eq(record.hosts.iter().map(|host| host.as_str().as_bytes()))
+    }
+
+    /// Whether the same keys lead to both.
+    pub(super) fn is_matched_like(&self, other: &Self) -> bool {
+        self.project() == other.project() && self.name() == other.name() && self.hosts().eq(other.hosts())
+    }
+
+    fn part(&self, range: Range) -> &[u8] {
+        &self.text.as_bytes()[usize::from(u16::from_ne_bytes(range.start))..][..usize::from(range.length)]
     }
 }
 
 impl EnvironmentRoute {
-    /// A route from a record and the pools of its environment.
-    pub fn new(record: Arc<EnvironmentRecord>, pools: Vec<Arc<PoolRoute>>) -> Self {
-        let current = pools.iter().position(|pool| Some(pool.key.deployment) == record.pointer);
-        Self { record, pools: pools.into(), current }
+    /// Where among the pools the pointer's own is.
+    pub(super) const CURRENT: usize = 0;
+
+    /// A route from what it is matched by and the pools of its environment; the
+    /// pointer names one of them, or nothing.
+    pub(super) fn new(
+        id: EnvironmentId,
+        head: Head,
+        policy: Arc<Policy>,
+        pointer: Option<DeploymentId>,
+        mut pools: Vec<PoolRoute>,
+    ) -> Self {
+        pools.iter_mut().for_each(|pool| pool.is_current = Some(pool.key.deployment) == pointer);
+        let current = pools.iter().position(|pool| pool.is_current);
+        let first = (!pools.is_empty()).then(|| pools.swap_remove(current.unwrap_or(Self::CURRENT)));
+        let more = (!pools.is_empty()).then(|| Arc::new(pools));
+        Self { id, policy, head, first, more }
+    }
+
+    /// Its project's name.
+    pub fn project(&self) -> &str {
+        ascii(self.head.project())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        ascii(self.head.name())
+    }
+
+    /// The deployment its pointer names.
+    pub fn pointer(&self) -> Option<DeploymentId> {
+        self.current().map(|pool| pool.key.deployment)
     }
 
     /// The pool its pointer leads to.
-    pub fn current(&self) -> Option<&Arc<PoolRoute>> {
-        self.current.map(|at| &self.pools[at])
+    #[inline]
+    pub fn current(&self) -> Option<&PoolRoute> {
+        self.first.as_ref().filter(|pool| pool.is_current)
     }
 
-    /// The pool of the deployment with this id or ref.
-    pub fn pool_of(&self, id_or_ref: &[u8]) -> Option<&Arc<PoolRoute>> {
-        self.pools.iter().find(|pool| pool.is_named(id_or_ref))
+    /// Where among its pools the deployment with this id or ref is.
+    pub fn position_of(&self, id_or_ref: &[u8]) -> Option<usize> {
+        self.pools().position(|pool| pool.is_named(id_or_ref))
     }
 
-    /// Every pool that serves it.
-    pub fn pools(&self) -> &[Arc<PoolRoute>] {
-        &self.pools
-    }
-
-    /// The record it was built from, to build the next route with.
-    pub(super) fn record(&self) -> &Arc<EnvironmentRecord> {
-        &self.record
-    }
-}
-
-/// A pool: where the requests of one deployment in one environment go.
-pub struct PoolRoute {
-    /// What it is known by.
-    pub key: PoolKey,
-    /// The deployment's short name.
-    pub reference: DeploymentRef,
-    /// What its replicas speak.
-    pub protocol: Protocol,
-    /// Which `Host` they see.
-    pub host: HostHeader,
-    /// Whether a request may be sent again when a reused connection closed
-    /// before it answered.
-    pub retry_on_reused_close: bool,
-    /// Where requests go.
-    pub endpoints: Box<[EndpointRoute]>,
-    state: PoolRecordState,
-    deployment_text: Box<str>,
-    claims: Arc<Claims>,
-}
-
-impl PoolRoute {
-    /// A route from a record, counting with `claims`; endpoints count with what
-    /// `endpoint_claims` answers for their id.
-    pub fn new(record: &PoolRecord, claims: Arc<Claims>, endpoint_claims: impl Fn(EndpointId) -> Arc<Claims>) -> Self {
-        let endpoints = record.endpoints.iter().map(|endpoint| EndpointRoute {
-            id: endpoint.id,
-            address: endpoint.address,
-            authority: endpoint.authority.as_deref().map(Into::into),
-            draining: endpoint.draining,
-            claims: endpoint_claims(endpoint.id),
-        });
-        Self {
-            key: record.key,
-            reference: record.reference.clone(),
-            protocol: record.protocol,
-            host: record.host,
-            retry_on_reused_close: record.retry_on_reused_close,
-            endpoints: endpoints.collect(),
-            state: record.state,
-            deployment_text: record.key.deployment.to_string().into(),
-            claims,
+    /// The pool at a position.
+    #[inline]
+    pub fn pool(&self, at: usize) -> Option<&PoolRoute> {
+        match at.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(at) => self.more.as_ref()?.get(at),
         }
     }
 
-    /// Takes a claim for a request on `core`; `None` when the pool is closing.
-    pub fn claim(&self, core: usize) -> Option<Claim> {
-        self.claims.claim(core)
+    /// Every pool that serves it.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolRoute> {
+        self.first.iter().chain(self.more.iter().flat_map(|pools| pools.iter()))
     }
 
-    /// Whether it takes new requests, as of its table.
-    pub fn is_open(&self) -> bool {
-        self.state == PoolRecordState::Open
+    /// The pool of this deployment.
+    pub fn pool_of(&self, deployment: DeploymentId) -> Option<&PoolRoute> {
+        self.pools().find(|pool| pool.key.deployment == deployment)
     }
 
-    /// The deployment's id as text, for headers.
-    pub fn deployment_text(&self) -> &str {
-        &self.deployment_text
-    }
-
-    /// Its counters.
-    pub fn claims(&self) -> &Arc<Claims> {
-        &self.claims
-    }
-
-    fn is_named(&self, id_or_ref: &[u8]) -> bool {
-        self.reference.as_str().as_bytes() == id_or_ref
-            || self.deployment_text.as_bytes().eq_ignore_ascii_case(id_or_ref)
+    /// What it is matched by.
+    #[inline]
+    pub(super) fn head(&self) -> &Head {
+        &self.head
     }
 }
 
-/// One address that serves a pool.
-pub struct EndpointRoute {
-    /// Its id.
-    pub id: EndpointId,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Its own `host:port`, where it was given as a URL.
-    pub authority: Option<Box<str>>,
-    /// Whether it finishes what it has and takes nothing new, as of its table.
-    pub draining: bool,
-    claims: Arc<Claims>,
+/// Names are ASCII: nothing else can be built.
+fn ascii(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-impl EndpointRoute {
-    /// Takes a claim for a request on `core`; `None` when it is draining.
-    pub fn claim(&self, core: usize) -> Option<Claim> {
-        self.claims.claim(core)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn head(hosts: &[&str]) -> Head {
+        let record = EnvironmentRecord {
+            id: Uuid::from_u128(1).into(),
+            project: "support".parse().unwrap(),
+            name: "staging".parse().unwrap(),
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+            pointer: None,
+            policy: Policy::default(),
+        };
+        Head::new(&record, Digest(7))
     }
 
-    /// Running claims of this core.
-    pub fn in_flight(&self, core: usize) -> u64 {
-        self.claims.in_flight_of(core)
+    #[test]
+    fn names_and_hosts_are_read_back_however_they_lie() {
+        let long = format!("{}.example.com", ["a"; 60].join("."));
+        let own = "support-staging.localhost";
+        for hosts in [&[][..], &[own], &[own, "b.example"], &["b.example", own], &[long.as_str()], &["support.example"]]
+        {
+            let head = head(hosts);
+            assert_eq!((head.project(), head.name()), (&b"support"[..], &b"staging"[..]), "{hosts:?}");
+            assert!(head.hosts().eq(hosts.iter().map(|host| host.as_bytes())), "{hosts:?}");
+            assert_eq!(head.digest(), Digest(7));
+        }
     }
 
-    /// Its counters.
-    pub fn claims(&self) -> &Arc<Claims> {
-        &self.claims
+    #[test]
+    fn a_route_with_one_pool_stays_small() {
+        // A million of them are 264 MB; whoever adds a field adds it knowingly.
+        assert_eq!((size_of::<Head>(), size_of::<PoolRoute>(), size_of::<EnvironmentRoute>()), (80, 152, 264));
+    }
+
+    #[test]
+    fn heads_that_are_matched_alike_say_so() {
+        let own = head(&["support-staging.localhost"]);
+        assert!(own.is_matched_like(&head(&["support-staging.localhost"])));
+        assert!(!own.is_matched_like(&head(&["support-staging.localhost", "b.example"])));
+        assert!(!own.is_matched_like(&head(&[])));
     }
 }

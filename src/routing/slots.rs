@@ -1,7 +1,8 @@
 //! Slots: the environments of a table, by number.
 //!
-//! A persistent vector in chunks. Moving one pointer copies the chunk it is in
-//! and the list of chunks, never the environments themselves.
+//! A persistent vector: a tree of fixed depth with small nodes. Moving one
+//! pointer copies the leaf it is in and the way to it, which counts up the
+//! pointers in these nodes and touches no environment but those in that leaf.
 
 use std::sync::Arc;
 
@@ -9,42 +10,63 @@ use crate::routing::index::Slot;
 
 /// Values by slot; a clone shares everything until it is written to.
 pub struct Slots<T> {
-    chunks: Arc<Vec<Arc<Chunk<T>>>>,
+    root: Arc<[Arc<Upper<T>>]>,
 }
 
 impl<T> Clone for Slots<T> {
     fn clone(&self) -> Self {
-        Self { chunks: Arc::clone(&self.chunks) }
+        Self { root: Arc::clone(&self.root) }
     }
 }
 
-type Chunk<T> = [Option<Arc<T>>; CHUNK_SLOTS];
+type Upper<T> = [Arc<Lower<T>>; FAN];
+type Lower<T> = [Arc<Leaf<T>>; FAN];
+type Leaf<T> = [Option<Arc<T>>; FAN];
 
-/// About the square root of a million: a write copies one chunk and one list of
-/// chunks, and their sum is least when both are of a size.
-const CHUNK_SLOTS: usize = 512;
+/// A write copies one node of each level, and copying a pointer writes to what
+/// it points at: wider nodes make a write wait for more memory, narrower ones
+/// make a read go through more levels.
+const FAN: usize = 32;
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { chunks: Arc::new(Vec::new()) }
+        Self { root: Arc::new([]) }
     }
 }
 
 impl<T> Slots<T> {
     /// The value in `slot`.
+    #[inline]
     pub fn get(&self, slot: Slot) -> Option<&Arc<T>> {
         let slot = slot as usize;
-        self.chunks.get(slot / CHUNK_SLOTS)?[slot % CHUNK_SLOTS].as_ref()
+        let upper = self.root.get(slot / (FAN * FAN * FAN))?;
+        upper[slot / (FAN * FAN) % FAN][slot / FAN % FAN][slot % FAN].as_ref()
+    }
+
+    /// Every value, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.root
+            .iter()
+            .flat_map(|upper| upper.iter())
+            .flat_map(|lower| lower.iter())
+            .flat_map(|leaf| leaf.iter().flatten())
     }
 
     /// Puts a value into `slot`, or empties it.
     pub fn set(&mut self, slot: Slot, value: Option<Arc<T>>) {
         let slot = slot as usize;
-        let chunks = Arc::make_mut(&mut self.chunks);
-        while chunks.len() <= slot / CHUNK_SLOTS {
-            chunks.push(Arc::new(std::array::from_fn(|_| None)));
+        let upper = slot / (FAN * FAN * FAN);
+        if upper >= self.root.len() {
+            // Everything that is empty is one and the same until it is written to.
+            let leaf: Arc<Leaf<T>> = Arc::new(std::array::from_fn(|_| None));
+            let lower: Arc<Lower<T>> = Arc::new(std::array::from_fn(|_| Arc::clone(&leaf)));
+            let empty: Arc<Upper<T>> = Arc::new(std::array::from_fn(|_| Arc::clone(&lower)));
+            let more = (self.root.len()..=upper).map(|_| Arc::clone(&empty));
+            self.root = self.root.iter().cloned().chain(more).collect();
         }
-        Arc::make_mut(&mut chunks[slot / CHUNK_SLOTS])[slot % CHUNK_SLOTS] = value;
+        let upper = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[upper]);
+        let lower = Arc::make_mut(&mut upper[slot / (FAN * FAN) % FAN]);
+        Arc::make_mut(&mut lower[slot / FAN % FAN])[slot % FAN] = value;
     }
 }
 

@@ -12,9 +12,9 @@ use crate::model::change::SettingsRecord;
 use crate::model::policy::Door;
 use crate::model::revision::Revision;
 use crate::routing::address::{Address, DeploymentHost, Folded};
-use crate::routing::index::Index;
-use crate::routing::route::{EnvironmentRoute, PoolRoute};
-use crate::routing::slots::Slots;
+use crate::routing::environments::Environments;
+use crate::routing::pool::PoolRoute;
+use crate::routing::route::EnvironmentRoute;
 
 /// What every request resolves to, as of one revision. Cloning shares.
 #[derive(Clone)]
@@ -24,19 +24,18 @@ pub struct Table {
     /// said out of ignorance (invariant 7).
     pub(super) settings: Option<Arc<SettingsRecord>>,
     pub(super) shared_hosts: Arc<HashSet<Box<[u8]>>>,
-    /// Hosts, wildcards and `project/environment` pairs; a host holds no slash,
-    /// so the kinds of key never meet.
-    pub(super) index: Index,
-    pub(super) environments: Slots<EnvironmentRoute>,
+    pub(super) environments: Environments,
 }
 
-/// What a request resolved to.
-#[derive(Clone)]
-pub struct Resolved {
+/// What a request resolved to, as long as the table is at hand.
+#[derive(Clone, Copy)]
+pub struct Resolved<'t> {
     /// The environment it addressed.
-    pub environment: Arc<EnvironmentRoute>,
+    pub environment: &'t Arc<EnvironmentRoute>,
     /// The pool that serves it.
-    pub pool: Arc<PoolRoute>,
+    pub pool: &'t PoolRoute,
+    /// Where that pool is among the environment's.
+    pub(super) position: usize,
 }
 
 /// Why a request resolves to nothing.
@@ -69,8 +68,7 @@ impl Table {
             revision: Revision::default(),
             settings: None,
             shared_hosts: Arc::default(),
-            index: Index::with_capacity(0),
-            environments: Slots::default(),
+            environments: Environments::with_capacity(0),
         }
     }
 
@@ -87,73 +85,90 @@ impl Table {
     /// # Errors
     ///
     /// Why there is nothing to forward to.
-    pub fn resolve(&self, address: &Address<'_>) -> Result<Resolved, Unresolved> {
-        let settings = self.settings.as_deref().ok_or(Unresolved::TableNotLoaded)?;
-        let host = Folded::host(address.host).ok_or(Unresolved::EnvironmentNotFound)?;
-        let (environment, named) = self.matched(settings, host.as_bytes(), &host, address)?;
-        let by_host = named.map(|reference| named_by_host(environment, reference)).transpose()?;
-        let pool = match (address.pin, by_host) {
-            (Some(pin), _) => pinned(environment, pin)?,
-            (None, Some(pool)) => pool,
-            (None, None) => pointed_at(environment)?,
-        };
-        Ok(Resolved { environment: Arc::clone(environment), pool: Arc::clone(pool) })
+    pub fn resolve(&self, address: &Address<'_>) -> Result<Resolved<'_>, Unresolved> {
+        // Nearly every host arrives as it is kept: in lower case, without a port.
+        // Only what is found nowhere like that is folded.
+        match (self.environments.by_host(address.host), address.pin) {
+            (Some(environment), None) => pointed_at(environment),
+            (Some(environment), Some(pin)) => pinned(environment, pin),
+            (None, _) => self.resolve_folded(address),
+        }
     }
 
-    /// The environment that `project/environment` names.
-    pub fn environment_named(&self, project: &[u8], environment: &[u8]) -> Option<&Arc<EnvironmentRoute>> {
-        self.environment_at(Folded::names(project, environment)?.as_bytes())
+    fn resolve_folded(&self, address: &Address<'_>) -> Result<Resolved<'_>, Unresolved> {
+        let settings = self.settings.as_deref().ok_or(Unresolved::TableNotLoaded)?;
+        let host = Folded::host(address.host).ok_or(Unresolved::EnvironmentNotFound)?;
+        let (environment, named) = self.matched(settings, &host, address)?;
+        let by_host = named.map(|reference| named_by_host(environment, reference)).transpose()?;
+        match (address.pin, by_host) {
+            (Some(pin), _) => pinned(environment, pin),
+            (None, Some(resolved)) => Ok(resolved),
+            (None, None) => pointed_at(environment),
+        }
+    }
+
+    /// Takes settings over.
+    pub(super) fn set_settings(&mut self, settings: SettingsRecord) {
+        let hosts = std::iter::once(&settings.base_domain).chain(&settings.shared_hosts);
+        self.shared_hosts = Arc::new(hosts.map(|host| host.as_str().as_bytes().into()).collect());
+        self.settings = Some(Arc::new(settings));
     }
 
     /// The environment, and the ref where a deployment host named one.
     fn matched<'h>(
         &self,
         settings: &SettingsRecord,
-        host: &'h [u8],
-        folded: &Folded,
+        folded: &'h Folded,
         address: &Address<'_>,
     ) -> Result<(&Arc<EnvironmentRoute>, Option<&'h [u8]>), Unresolved> {
+        let host = folded.as_bytes();
         // The common case first; the control plane refuses custom domains that
         // look like deployment hosts, so the order cannot change an answer.
-        if let Some(environment) = self.environment_at(host) {
+        if let Some(environment) = self.environments.by_host(host) {
             return Ok((environment, None));
         }
         if let Some(named) = DeploymentHost::parse(host, settings.base_domain.as_str().as_bytes()) {
-            let environment = self.environment_named(named.project, named.environment);
+            let environment = self.environments.by_names(named.project, named.environment);
             return Ok((environment.ok_or(Unresolved::DeploymentNotRunning)?, Some(named.reference)));
         }
         if self.shared_hosts.contains(host) {
             let names = address.project.zip(address.environment);
-            let environment = names.and_then(|(project, environment)| self.environment_named(project, environment));
+            let environment = names.and_then(|(project, environment)| self.environments.by_names(project, environment));
             return Ok((environment.ok_or(Unresolved::EnvironmentNotFound)?, None));
         }
         let wildcard = folded.wildcard().ok_or(Unresolved::EnvironmentNotFound)?;
-        let environment = self.environment_at(wildcard.as_bytes());
+        let environment = self.environments.by_host(wildcard.as_bytes());
         Ok((environment.ok_or(Unresolved::EnvironmentNotFound)?, None))
-    }
-
-    fn environment_at(&self, key: &[u8]) -> Option<&Arc<EnvironmentRoute>> {
-        self.environments.get(self.index.get(key)?)
     }
 }
 
 /// A pin is honoured for an open pool of the addressed environment, or refused:
 /// another build than the one asked for is never served instead.
-fn pinned<'a>(environment: &'a EnvironmentRoute, pin: &[u8]) -> Result<&'a Arc<PoolRoute>, Unresolved> {
-    let pool = environment.pool_of(pin).filter(|pool| pool.is_open()).ok_or(Unresolved::DeploymentNotFound)?;
-    let is_current = environment.pointer == Some(pool.key.deployment);
-    if environment.policy.pins == Door::Open || is_current { Ok(pool) } else { Err(Unresolved::DeploymentNotFound) }
+fn pinned<'t>(environment: &'t Arc<EnvironmentRoute>, pin: &[u8]) -> Result<Resolved<'t>, Unresolved> {
+    let resolved = open_pool(environment, pin).ok_or(Unresolved::DeploymentNotFound)?;
+    let is_current = environment.pointer() == Some(resolved.pool.key.deployment);
+    if environment.policy.pins == Door::Open || is_current { Ok(resolved) } else { Err(Unresolved::DeploymentNotFound) }
 }
 
-fn named_by_host<'a>(environment: &'a EnvironmentRoute, reference: &[u8]) -> Result<&'a Arc<PoolRoute>, Unresolved> {
-    if !environment.policy.deployment_hosts_open(environment.name.as_str()) {
+fn named_by_host<'t>(environment: &'t Arc<EnvironmentRoute>, reference: &[u8]) -> Result<Resolved<'t>, Unresolved> {
+    if !environment.policy.deployment_hosts_open(environment.name()) {
         return Err(Unresolved::DeploymentNotRunning);
     }
-    environment.pool_of(reference).filter(|pool| pool.is_open()).ok_or(Unresolved::DeploymentNotRunning)
+    open_pool(environment, reference).ok_or(Unresolved::DeploymentNotRunning)
 }
 
-fn pointed_at(environment: &EnvironmentRoute) -> Result<&Arc<PoolRoute>, Unresolved> {
+fn open_pool<'t>(environment: &'t Arc<EnvironmentRoute>, id_or_ref: &[u8]) -> Option<Resolved<'t>> {
+    let position = environment.position_of(id_or_ref)?;
+    let pool = environment.pool(position).filter(|pool| pool.is_open())?;
+    Some(Resolved { environment, pool, position })
+}
+
+#[inline]
+fn pointed_at(environment: &Arc<EnvironmentRoute>) -> Result<Resolved<'_>, Unresolved> {
     let pool = environment.current().ok_or(Unresolved::EnvironmentEmpty)?;
     // A pointer names a closing pool only after a forced terminate.
-    if pool.is_open() { Ok(pool) } else { Err(Unresolved::DeploymentTerminated) }
+    if !pool.is_open() {
+        return Err(Unresolved::DeploymentTerminated);
+    }
+    Ok(Resolved { environment, pool, position: EnvironmentRoute::CURRENT })
 }

@@ -164,15 +164,15 @@ fn choose(
 ) -> Option<(EndpointId, std::net::SocketAddr)> {
     let core = &exchange.core;
     let claimed = exchange.claimed.as_ref()?;
-    let endpoints = &claimed.pool.endpoints;
-    let other = core.upstream.choose(endpoints, core.index, &attempts.avoid, now);
+    let pool = &claimed.pool;
+    let other = core.upstream.choose(pool, core.index, &attempts.avoid, now);
     let any = || match attempts.refused {
         // What refused a connection a moment ago refuses it again.
         Some(_) => None,
-        None => core.upstream.choose(endpoints, core.index, &[], now),
+        None => core.upstream.choose(pool, core.index, &[], now),
     };
     let (at, claim) = other.or_else(any)?;
-    let endpoint = &endpoints[at];
+    let endpoint = &pool.endpoints[at];
     headers::direct(parts, claimed, endpoint, &core.origin(claimed));
     let chosen = (endpoint.id, endpoint.address);
     exchange.endpoint = Some(claim);

@@ -28,7 +28,7 @@ use crate::ingress::upstream::health::Health;
 use crate::ingress::upstream::pool::Idle;
 use crate::model::id::EndpointId;
 use crate::routing::claim::Claim;
-use crate::routing::route::EndpointRoute;
+use crate::routing::pool::PoolRoute;
 
 /// What one core knows of its replicas.
 pub(super) struct Upstream {
@@ -71,15 +71,10 @@ impl Upstream {
 
     /// Chooses an endpoint and takes a claim on it. `None` when every endpoint is
     /// draining or in `avoid`.
-    fn choose(
-        &self,
-        endpoints: &[EndpointRoute],
-        core: usize,
-        avoid: &[EndpointId],
-        now: Instant,
-    ) -> Option<(usize, Claim)> {
+    fn choose(&self, pool: &PoolRoute, core: usize, avoid: &[EndpointId], now: Instant) -> Option<(usize, Claim)> {
+        let endpoints = &pool.endpoints;
         let takes = |at: usize| !endpoints[at].draining && !avoid.contains(&endpoints[at].id);
-        let load = |at: usize| endpoints[at].in_flight(core);
+        let load = |at: usize| pool.endpoint_in_flight(at, core);
         let random = |below: usize| fastrand::usize(..below);
         let picked = if self.unwell.get() {
             let replicas = self.replicas.borrow();
@@ -92,9 +87,9 @@ impl Upstream {
             balance::pick(endpoints.len(), takes, load, random)
         };
         // A draining endpoint refuses also when this table does not know it yet.
-        let claim = picked.and_then(|at| Some((at, endpoints[at].claim(core)?)));
+        let claim = picked.and_then(|at| Some((at, pool.claim_endpoint(at, core)?)));
         claim.or_else(|| {
-            (0..endpoints.len()).filter(|at| takes(*at)).find_map(|at| Some((at, endpoints[at].claim(core)?)))
+            (0..endpoints.len()).filter(|at| takes(*at)).find_map(|at| Some((at, pool.claim_endpoint(at, core)?)))
         })
     }
 

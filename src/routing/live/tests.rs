@@ -1,5 +1,6 @@
 //! The live table as its callers see it, beside a naive map that says what is right.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
@@ -206,7 +207,7 @@ fn invariant_2_a_closing_pool_grants_no_claim_through_any_door() {
     let (live, mut sender) = started(vec![Record::Environment(environment(1, Some(1))), open(1, 1), open(1, 2)]);
     let mut reader = live.reader();
     let held = reader.claim(&at("support-env1.localhost"), 0).unwrap();
-    let stale = Arc::clone(&held.pool);
+    let stale = held.pool.clone();
     sender.apply(&live, vec![Record::Environment(environment(1, Some(2))), closing(1, 1)], vec![]);
     assert!(stale.claim(1).is_none(), "a request that resolved by the older table");
     let pin = deployment_id(1).to_string();
@@ -239,11 +240,11 @@ fn a_draining_endpoint_takes_no_claims_and_is_busy_until_idle() {
     let (live, mut sender) = started(vec![Record::Environment(environment(1, Some(1))), open(1, 1)]);
     let claimed = live.reader().claim(&at("support-env1.localhost"), 0).unwrap();
     let endpoint = &claimed.pool.endpoints[0];
-    let running = endpoint.claim(0).unwrap();
+    let running = claimed.pool.claim_endpoint(0, 0).unwrap();
     let mut draining = pool(1, 1, PoolRecordState::Open);
     draining.endpoints[0].draining = true;
     sender.apply(&live, vec![Record::Pool(draining)], vec![]);
-    assert!(endpoint.claim(0).is_none());
+    assert!(claimed.pool.claim_endpoint(0, 0).is_none());
     assert_eq!(live.busy().endpoints, [(endpoint.id, 1)]);
     drop(running);
     assert_eq!(live.busy(), Busy::default());
@@ -255,13 +256,13 @@ fn an_endpoint_that_fell_ill_keeps_its_claims_when_it_comes_back() {
         let (live, mut sender) = started(vec![Record::Environment(environment(1, Some(1))), open(1, 1)]);
         let claimed = live.reader().claim(&at("support-env1.localhost"), 0).unwrap();
         let endpoint = &claimed.pool.endpoints[0];
-        let running = endpoint.claim(0).unwrap();
+        let running = claimed.pool.claim_endpoint(0, 0).unwrap();
         let mut without = pool(1, 1, PoolRecordState::Open);
         let mut back = without.endpoints.remove(0);
         sender.apply(&live, vec![Record::Pool(without.clone())], vec![]);
         if !comes_back_draining {
             sender.apply(&live, vec![open(1, 1)], vec![]);
-            assert!(endpoint.claim(0).is_some(), "it takes requests again");
+            assert!(claimed.pool.claim_endpoint(0, 0).is_some(), "it takes requests again");
         }
         back.draining = true;
         without.endpoints.push(back);
