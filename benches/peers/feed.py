@@ -17,12 +17,13 @@ class Api:
     def __init__(self):
         self.connection = http.client.HTTPConnection("127.0.0.1", API, timeout=300)
         with open(f"{DATA}/admin.key") as key:
-            self.headers = {"X-API-KEY": key.read().strip(), "Content-Type": "application/json"}
+            self.headers = {"X-API-KEY": key.read().strip()}
 
-    def __call__(self, method, path, body=None):
+    def __call__(self, method, path, body=None, kind="application/json"):
+        body = body if body is None or isinstance(body, str) else json.dumps(body)
         for last in (False, True):
             try:
-                self.connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
+                self.connection.request(method, path, body, {**self.headers, "Content-Type": kind})
                 answer = self.connection.getresponse()
                 text = answer.read()
                 break
@@ -32,28 +33,41 @@ class Api:
                     raise
         if answer.status >= 300:
             sys.exit(f"{method} {path}: {answer.status} {text.decode(errors='replace')}")
+        if kind != "application/json":
+            text = text.strip().splitlines()[-1]
+            if b"error" in text:
+                sys.exit(text.decode())
         return json.loads(text)
+
+
+def lines(hosts):
+    """The map as `repoint import` reads it."""
+    yield {"kind": "project", "name": "peers"}
+    for k in range(NDEPS):
+        source = {"kind": "endpoints", "endpoints": [f"http://127.0.0.1:{BASE + k}"]}
+        yield {"kind": "deployment", "project": "peers", "ref": ref(k), "source": source}
+    for n, (host, k) in enumerate(hosts):
+        yield {"kind": "environment", "project": "peers", "name": f"e{n}", "hosts": [host]}
+        yield {"kind": "pointer", "project": "peers", "environment": f"e{n}", "ref": ref(int(k))}
+
+
+def ref(k):
+    return "p" + 6 * "b" + "bcdfghjkmnpqrstvwxyz"[k]
 
 
 def load(api):
     hosts = [line.split() for line in open(MAP)]
-    project = api("POST", "/api/v1/projects", {"name": "peers"})["id"]
-    deployments = [
-        api("POST", "/api/v1/deployments", {
-            "project_id": project,
-            "source": {"kind": "endpoints", "endpoints": [f"http://127.0.0.1:{BASE + k}"]},
-        })["id"]
-        for k in range(NDEPS)
-    ]
-    environments = {}
-    for n, (host, k) in enumerate(hosts):
-        made = api("POST", "/api/v1/environments", {"project_id": project, "name": f"e{n}", "hosts": [host]})
-        environments[host] = made["id"]
-        promote(api, made["id"], deployments[int(k)])
-    for k in list(range(NDEPS)) * 2:
-        promote(api, environments[hosts[WATCHED][0]], deployments[k])
-    promote(api, environments[hosts[WATCHED][0]], deployments[WATCHED % NDEPS])
-    return environments, deployments
+    body = "\n".join(map(json.dumps, lines(hosts)))
+    api("POST", "/api/v1/import", body, "application/x-ndjson")
+    project = api("GET", "/api/v1/projects")["items"][0]["id"]
+    deployments = {made["ref"]: made["id"] for made in api("GET", f"/api/v1/deployments?project_id={project}")["items"]}
+    deployments = [deployments[ref(k)] for k in range(NDEPS)]
+    listed = api("GET", f"/api/v1/environments?project_id={project}&limit=50")["items"]
+    watched = next(made["id"] for made in listed if made["name"] == f"e{WATCHED}")
+    # Twice: the first move to a deployment waits until it has been probed here.
+    for k in [*range(NDEPS), *range(NDEPS), WATCHED % NDEPS]:
+        promote(api, watched, deployments[k])
+    return {hosts[WATCHED][0]: watched}, deployments
 
 
 def promote(api, environment, deployment):
@@ -84,7 +98,7 @@ def main():
     api = Api()
     began = time.time()
     loaded = load(api)
-    print(f"loaded {len(loaded[0])} environments in {time.time() - began:.1f} s", flush=True)
+    print(f"loaded in {time.time() - began:.1f} s", flush=True)
     listener = socket.create_server(("127.0.0.1", MOVER))
     if os.fork() == 0:
         os.setsid()
