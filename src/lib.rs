@@ -28,7 +28,7 @@
 //! (one transaction: pointer, history row, change set, revision) →
 //! `stream/server.rs` (woken by "the head is now N", sends what the proxy lacks)
 //! → `stream/client.rs` (validate or refuse, apply, acknowledge) →
-//! `routing/change.rs` and `routing/live.rs` (next table, one swap). A rollback
+//! `routing/draft.rs` and `routing/live.rs` (next table, one swap). A rollback
 //! is the same walk with another first rule. The store is the source; the
 //! wake-up carries no data, so a lost one costs nothing.
 //!

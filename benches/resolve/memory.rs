@@ -1,9 +1,11 @@
-//! The system's allocator, counted: bytes in use, their peak, and how often this
+//! The allocator of the shipped binary, counted: bytes in use, their peak, and how often this
 //! thread asked for some.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mimalloc::MiMalloc;
 
 pub struct Counting;
 
@@ -36,7 +38,7 @@ pub fn allocations_of_this_thread() -> u64 {
     ALLOCATIONS.get()
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came. The
+// SAFETY: every call is passed on to the allocator as it came. The
 // thread's counter has no destructor and is initialised without allocating.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -44,12 +46,12 @@ unsafe impl GlobalAlloc for Counting {
         let bytes = BYTES.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(bytes, Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { MiMalloc.dealloc(pointer, layout) }
     }
 }

@@ -93,7 +93,8 @@ impl Index {
 
     /// What `at` makes of the place of the key with this hash; it answers `None`
     /// where another key lies. Neither locks nor allocates.
-    #[inline]
+    // The one loop of a resolve: a call would cost as much as it does.
+    #[inline(always)]
     pub fn get<R>(&self, hash: u64, mut at: impl FnMut(Place) -> Option<R>) -> Option<R> {
         let chunk = self.chunk_of(hash);
         let chunk = &self.nodes[chunk / NODE_CHUNKS][chunk % NODE_CHUNKS];

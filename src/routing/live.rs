@@ -257,6 +257,7 @@ const CLAIM_TRIES: usize = 8;
 
 impl Reader {
     /// The table in force: neither a lock nor a shared write.
+    #[inline]
     pub fn current(&mut self) -> &Arc<Table> {
         self.cache.load()
     }

@@ -20,7 +20,7 @@ use crate::routing::counters::{Counters, Counting};
 // In this order: what a request reads first comes first.
 #[repr(C)]
 pub struct PoolRoute {
-    state: PoolRecordState,
+    state: State,
     /// Whether its environment's pointer leads here, as of its table.
     pub(super) is_current: bool,
     /// What its replicas speak.
@@ -41,6 +41,24 @@ pub struct PoolRoute {
     digest: [u8; 16],
 }
 
+/// As wide as it is so that an absent pool is told by this field: by another's
+/// spare values, in a later cache line, every resolve would wait for that too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum State {
+    Open,
+    Closing,
+}
+
+impl From<PoolRecordState> for State {
+    fn from(state: PoolRecordState) -> Self {
+        match state {
+            PoolRecordState::Open => Self::Open,
+            PoolRecordState::Closing => Self::Closing,
+        }
+    }
+}
+
 impl PoolRoute {
     /// A route from a record; with the counters of the last route to this pool,
     /// where there was one.
@@ -58,7 +76,7 @@ impl PoolRoute {
             protocol: record.protocol,
             host: record.host,
             retry_on_reused_close: record.retry_on_reused_close,
-            state: record.state,
+            state: record.state.into(),
             is_current: false,
             reference,
             digest: digest.0.to_ne_bytes(),
@@ -110,7 +128,7 @@ impl PoolRoute {
     /// Whether it takes new requests, as of its table.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.state == PoolRecordState::Open
+        self.state == State::Open
     }
 
     /// The deployment's id as text, for headers.

@@ -85,6 +85,7 @@ impl Table {
     /// # Errors
     ///
     /// Why there is nothing to forward to.
+    #[inline]
     pub fn resolve(&self, address: &Address<'_>) -> Result<Resolved<'_>, Unresolved> {
         // Nearly every host arrives as it is kept: in lower case, without a port.
         // Only what is found nowhere like that is folded.
@@ -95,6 +96,8 @@ impl Table {
         }
     }
 
+    /// Apart from [`Table::resolve`], whose stack it would make large.
+    #[inline(never)]
     fn resolve_folded(&self, address: &Address<'_>) -> Result<Resolved<'_>, Unresolved> {
         let settings = self.settings.as_deref().ok_or(Unresolved::TableNotLoaded)?;
         let host = Folded::host(address.host).ok_or(Unresolved::EnvironmentNotFound)?;
@@ -144,6 +147,7 @@ impl Table {
 
 /// A pin is honoured for an open pool of the addressed environment, or refused:
 /// another build than the one asked for is never served instead.
+#[inline(never)]
 fn pinned<'t>(environment: &'t Arc<EnvironmentRoute>, pin: &[u8]) -> Result<Resolved<'t>, Unresolved> {
     let resolved = open_pool(environment, pin).ok_or(Unresolved::DeploymentNotFound)?;
     let is_current = environment.pointer() == Some(resolved.pool.key.deployment);
