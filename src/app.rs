@@ -373,14 +373,15 @@ impl DataPlane {
         let (metrics, drain) = (Metrics::default(), Drain::new());
         let live = Live::new(config.cores());
         // Before the first request is accepted: none is refused for want of it.
-        let keeper = match kept {
-            Some((folder, config)) => kept::load(folder, config, &live, &metrics)?,
-            None => None,
-        };
-        let ingress = ingress::start(config, Arc::clone(&live), &metrics)?;
-        let client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
-        let client = if let Some(keeper) = keeper { client.keeping(keeper) } else { client };
+        let mut client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
         let instance = client.instance_id();
+        if let Some((folder, config)) = kept {
+            client = client.following_on(folder.note_run(instance));
+            if let Some(keeper) = kept::load(folder, config, &live, &metrics)? {
+                client = client.keeping(keeper);
+            }
+        }
+        let ingress = ingress::start(config, Arc::clone(&live), &metrics)?;
         tokio::spawn(client.run(drain.watch()));
         Ok(Self { ingress, live, metrics, drain, instance })
     }

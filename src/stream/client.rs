@@ -76,6 +76,8 @@ pub struct Client {
     instance: InstanceId,
     link: watch::Sender<Link>,
     keeper: Option<Keeper>,
+    /// Earlier runs of this proxy whose process has ended.
+    ended: Vec<InstanceId>,
 }
 
 /// Why a stream ended.
@@ -132,7 +134,14 @@ impl Client {
         let bearer = config.token.bearer().parse().map_err(|_| Error::Token)?;
         let instance = Uuid::new_v4().into();
         let link = watch::Sender::new(Link::default());
-        Ok(Self { config, endpoint, bearer, live, metrics, instance, link, keeper: None })
+        Ok(Self { config, endpoint, bearer, live, metrics, instance, link, keeper: None, ended: Vec::new() })
+    }
+
+    /// The same, as the successor of runs whose process has ended: the control
+    /// plane waits for them no longer.
+    pub fn following_on(mut self, ended: Vec<InstanceId>) -> Self {
+        self.ended = ended;
+        self
     }
 
     /// The same, with what is applied kept on disk. The keeper has loaded its
@@ -348,7 +357,7 @@ impl Client {
             // A proxy without a table is sent all of it, which the disk needs.
             position: self.live.position().filter(|_| !wants_snapshot),
             keeps_table: self.keeper.is_some(),
-            ended: Vec::new(),
+            ended: self.ended.clone(),
         }
     }
 

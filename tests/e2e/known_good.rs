@@ -164,6 +164,8 @@ fn a_proxy_killed_under_moves_begins_with_a_table_that_was_there_and_ends_right(
         );
         let current = scene.api.current(scene.project.environment("production"));
         assert_eq!(Some(scene.served().deployment()), current.as_deref(), "round {round}");
+        let runs = scene.api.get("/api/v1/proxies").ok()["items"].as_array().map(Vec::len);
+        assert_eq!(runs, Some(1), "round {round}: nobody waits for the run that was killed");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state folder of a proxy: made, checked and owned by one process at a time.
 //!
 //! Owns the lock, the modes of files (routes name hosts and addresses: they are
-//! the owner's only) and the proxy's name. A `Disk` on a real file system.
+//! the owner's only), the proxy's name and its runs. A `Disk` on a real file system.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::model::id::InstanceId;
 use crate::stream::last_known_good::disk::{Disk, Sink};
 use crate::stream::last_known_good::names::TEMPORARY;
 
@@ -48,8 +49,14 @@ pub enum Error {
 
 const LOCK: &str = "lock";
 const NAME: &str = "proxy_id";
+const RUNS: &str = "instance_ids";
+/// Earlier runs that are remembered. More start in a row only where none lives
+/// long enough to be welcomed; the oldest are then waited for as any silent one.
+const RUNS_MAX: usize = 16;
 /// Longer than any host's name with a port.
 const NAME_BYTES_MAX: u64 = 512;
+/// More than as many lines of a UUID as are kept.
+const RUNS_BYTES_MAX: u64 = 4096;
 
 impl Folder {
     /// Makes the folder where it is absent, and takes its lock.
@@ -95,11 +102,28 @@ impl Folder {
         let noted = self.noted_name();
         let name = given.map(str::to_owned).or_else(|| noted.clone()).unwrap_or_else(default);
         if noted.as_deref() != Some(&name)
-            && let Err(error) = self.note_name(&name)
+            && let Err(error) = self.note(NAME, &format!("{name}\n"))
         {
             tracing::warn!(%error, "the proxy's name is not noted: give --proxy-id to keep it");
         }
         name
+    }
+
+    /// Notes a run of the proxy, and answers the earlier ones. Their processes
+    /// have ended: each had the lock on this folder, which is ours now. What
+    /// cannot be read or written only costs the control plane some waiting.
+    pub fn note_run(&self, run: InstanceId) -> Vec<InstanceId> {
+        let mut text = String::new();
+        let read =
+            File::open(self.path.join(RUNS)).and_then(|file| file.take(RUNS_BYTES_MAX).read_to_string(&mut text));
+        let mut runs: Vec<InstanceId> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        runs.drain(..runs.len().saturating_sub(RUNS_MAX));
+        let lines: String = runs.iter().chain([&run]).map(|run| format!("{run}\n")).collect();
+        let noted = read.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(error) });
+        if let Err(error) = noted.and_then(|_| self.note(RUNS, &lines)) {
+            tracing::warn!(%error, "this run of the proxy is not noted: if it crashes it is waited for a while");
+        }
+        runs
     }
 
     fn noted_name(&self) -> Option<String> {
@@ -110,12 +134,12 @@ impl Folder {
         is_name.then(|| name.to_owned())
     }
 
-    fn note_name(&self, name: &str) -> io::Result<()> {
-        let temporary = self.path.join(format!("{NAME}{TEMPORARY}"));
+    fn note(&self, name: &str, text: &str) -> io::Result<()> {
+        let temporary = self.path.join(format!("{name}{TEMPORARY}"));
         let mut file = private(OpenOptions::new().write(true).create(true).truncate(true), &temporary)?;
-        writeln!(file, "{name}")?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, self.path.join(NAME))?;
+        fs::rename(&temporary, self.path.join(name))?;
         File::open(&self.path)?.sync_all()
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use crate::model::id::InstanceId;
 use crate::routing::table::Unresolved;
 use crate::stream::last_known_good::folder::{Error, Folder};
 use crate::stream::tests::cluster::{Control, LIMIT, Proxy, fleet_shows};
@@ -148,4 +149,20 @@ fn a_name_is_kept_until_another_is_given() {
     assert_eq!(folder.proxy_id(None, || "second".into()), "given");
     std::fs::write(parent.path().join("proxy/proxy_id"), b"\xff\0 two words").unwrap();
     assert_eq!(folder.proxy_id(None, || "second".into()), "second", "what is no name is not used");
+}
+
+#[test]
+fn runs_that_have_ended_are_known_to_the_next_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("proxy");
+    let run = |n: u128| InstanceId::from(uuid::Uuid::from_u128(n));
+    let noted = |n| Folder::own(&path).unwrap().note_run(run(n));
+    assert_eq!(noted(1), []);
+    assert_eq!(noted(2), [run(1)]);
+    for n in 3..=40 {
+        noted(n);
+    }
+    assert_eq!(noted(41), (25..=40).map(run).collect::<Vec<_>>(), "the latest ones");
+    std::fs::write(path.join("instance_ids"), b"no run\n\xff").unwrap();
+    assert_eq!(noted(42), [], "what cannot be read names nobody");
 }
