@@ -3,6 +3,13 @@
 
     feed.py MAP DATA_DIR API_PORT MOVER_PORT BASE NDEPS
 
+The harness calls it (`load` in repoint.json). By hand, for a look:
+
+    cargo build --profile dist --bin repoint
+    export REPOINT=$PWD/target/dist/repoint PEERS=$PWD/benches/peers
+    python3 HARNESS/scripts/bench.py -t haproxy,$PEERS/repoint.json -w ka1k -r 5 -s 3 --ref haproxy
+    python3 HARNESS/scripts/flip.py -t haproxy,$PEERS/repoint.json -n 100000 -k 20 -g 0.4
+
 MAP has one `host index` per line; deployment k is 127.0.0.1:BASE+k. When everything is loaded and every deployment has
 served the watched environment once, a mover is left behind: it takes lines `set HOST K` on MOVER_PORT, promotes through
 the REST API, and answers `ok` when that call has returned. It ends by itself when the API does.
