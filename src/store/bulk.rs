@@ -18,7 +18,8 @@ const VALUES_MAX: usize = 256;
 /// What the columns of `wanted` are called, in order.
 const COLUMNS: [&str; 2] = ["a", "a, b"];
 
-/// Where rows go.
+/// Where rows go. Each noun has one, with a function that binds a row's columns
+/// in this order, for one row as for many.
 pub(super) struct Insert {
     /// The table with its columns: `projects (id, name)`.
     pub into: &'static str,
@@ -47,19 +48,21 @@ impl Transaction {
         Ok(rows)
     }
 
-    /// Writes many rows; `bind` binds the columns of one, in order.
+    /// Writes many rows; `bind` binds the columns of one, in order. Answers how
+    /// many were written.
     pub(super) async fn insert_all<T>(
         &mut self,
         insert: &Insert,
         items: &[T],
         bind: impl Fn(Query, &T) -> Query,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
+        let mut written = 0;
         for items in items.chunks(VALUES_MAX / insert.columns) {
             let text =
                 format!("INSERT INTO {} VALUES {} {}", insert.into, places(items.len(), insert.columns), insert.then);
-            self.execute(items.iter().fold(dynamic(text), &bind)).await?;
+            written += self.execute(items.iter().fold(dynamic(text), &bind)).await?;
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Deletes what belongs to many keys: `delete` ends where the list begins.

@@ -1,13 +1,16 @@
 //! Deployments and the register of bundles, as rows that are never updated
 //! (invariant 5).
 
+use std::slice;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::model::deployment::Deployment;
 use crate::model::id::{DeploymentId, ProjectId};
 use crate::model::name::DeploymentRef;
-use crate::store::row::{Row, json, micros, number, query};
+use crate::store::bulk::Insert;
+use crate::store::row::{Query, Row, json, micros, number, query};
 use crate::store::{Error, Listed, Page, Transaction};
 
 macro_rules! select {
@@ -19,6 +22,26 @@ macro_rules! select {
     };
 }
 
+/// A deployment's row.
+pub(super) const NEW: Insert = Insert {
+    into: "deployments (id, project_id, reference, source, message, git_commit, created_by, created_at)",
+    columns: 8,
+    then: "",
+};
+
+/// Binds the columns of [`NEW`].
+pub(super) fn bind(query: Query, deployment: &Deployment) -> Query {
+    query
+        .bind(deployment.id.to_string())
+        .bind(deployment.project.to_string())
+        .bind(deployment.reference.to_string())
+        .bind(json(&deployment.source))
+        .bind(deployment.message.clone())
+        .bind(deployment.git_commit.clone())
+        .bind(deployment.created_by.clone())
+        .bind(micros(deployment.created_at))
+}
+
 impl Transaction {
     /// Adds a deployment.
     ///
@@ -27,19 +50,8 @@ impl Transaction {
     /// [`Error::NameTaken`] when its ref is used in the project: make another;
     /// or when the database fails.
     pub async fn insert_deployment(&mut self, deployment: &Deployment) -> Result<(), Error> {
-        let insert = query(
-            "INSERT INTO deployments (id, project_id, reference, source, message, git_commit, created_by, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (project_id, reference) DO NOTHING",
-        )
-        .bind(deployment.id.to_string())
-        .bind(deployment.project.to_string())
-        .bind(deployment.reference.to_string())
-        .bind(json(&deployment.source))
-        .bind(deployment.message.clone())
-        .bind(deployment.git_commit.clone())
-        .bind(deployment.created_by.clone())
-        .bind(micros(deployment.created_at));
-        match self.execute(insert).await? {
+        let insert = Insert { then: "ON CONFLICT (project_id, reference) DO NOTHING", ..NEW };
+        match self.insert_all(&insert, slice::from_ref(deployment), bind).await? {
             0 => Err(Error::NameTaken(deployment.reference.to_string())),
             _ => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! Environments, as rows: settings and the pointer. Their hosts are next door.
 
 use std::collections::HashMap;
+use std::slice;
 
 use uuid::Uuid;
 
@@ -45,6 +46,20 @@ const PUT: Insert = Insert {
         policy = excluded.policy, locked = excluded.locked, updated_at = excluded.updated_at",
 };
 
+/// Binds the columns of [`PUT`].
+fn bind(query: Query, environment: &Environment) -> Query {
+    query
+        .bind(environment.id.to_string())
+        .bind(environment.project.to_string())
+        .bind(environment.name.to_string())
+        .bind(environment.pointer.map(|id| id.to_string()))
+        .bind(environment.bounds.as_ref().map(json))
+        .bind(json(&environment.policy))
+        .bind(environment.locked.clone())
+        .bind(micros(environment.created_at))
+        .bind(micros(environment.updated_at))
+}
+
 impl Transaction {
     /// Adds an environment with its hosts.
     ///
@@ -54,21 +69,8 @@ impl Transaction {
     /// or when the database fails.
     pub async fn insert_environment(&mut self, environment: &Environment) -> Result<(), Error> {
         self.check_hosts(environment).await?;
-        let insert = query(
-            "INSERT INTO environments
-               (id, project_id, name, pointer, bounds, policy, locked, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (project_id, name) DO NOTHING",
-        )
-        .bind(environment.id.to_string())
-        .bind(environment.project.to_string())
-        .bind(environment.name.to_string())
-        .bind(environment.pointer.map(|id| id.to_string()))
-        .bind(environment.bounds.as_ref().map(json))
-        .bind(json(&environment.policy))
-        .bind(environment.locked.clone())
-        .bind(micros(environment.created_at))
-        .bind(micros(environment.updated_at));
-        if self.execute(insert).await? == 0 {
+        let insert = Insert { then: "ON CONFLICT (project_id, name) DO NOTHING", ..PUT };
+        if self.insert_all(&insert, slice::from_ref(environment), bind).await? == 0 {
             return Err(Error::NameTaken(environment.name.to_string()));
         }
         self.touch_pointer(environment.id, environment.pointer);
@@ -178,19 +180,7 @@ impl Transaction {
         environments: &[Environment],
         before: &HashMap<EnvironmentId, DeploymentId>,
     ) -> Result<(), Error> {
-        self.insert_all(&PUT, environments, |query, environment| {
-            query
-                .bind(environment.id.to_string())
-                .bind(environment.project.to_string())
-                .bind(environment.name.to_string())
-                .bind(environment.pointer.map(|id| id.to_string()))
-                .bind(environment.bounds.as_ref().map(json))
-                .bind(json(&environment.policy))
-                .bind(environment.locked.clone())
-                .bind(micros(environment.created_at))
-                .bind(micros(environment.updated_at))
-        })
-        .await?;
+        self.insert_all(&PUT, environments, bind).await?;
         for environment in environments {
             self.touch_pointer(environment.id, environment.pointer);
             let before = before.get(&environment.id).copied();

@@ -66,7 +66,8 @@ impl Transaction {
         self.insert_all(&insert, &hosts, |query, (id, position, host)| {
             query.bind(host.to_string()).bind(id.to_string()).bind(*position)
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Refuses hosts of others before anything is written, so that a caller who

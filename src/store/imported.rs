@@ -15,8 +15,8 @@ use crate::model::project::Project;
 use crate::model::promotion::Promotion;
 use crate::model::revision::Revision;
 use crate::store::bulk::Insert;
-use crate::store::row::{json, micros, number, query};
-use crate::store::{Error, Transaction, pools};
+use crate::store::row::{micros, number, query};
+use crate::store::{Error, Transaction, deployments, pools, promotions};
 
 impl Transaction {
     /// Adds projects whose names are free.
@@ -29,7 +29,8 @@ impl Transaction {
         self.insert_all(&insert, projects, |query, project| {
             query.bind(project.id.to_string()).bind(project.name.to_string()).bind(micros(project.created_at))
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Adds deployments whose refs are free in their projects.
@@ -37,20 +38,9 @@ impl Transaction {
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn insert_deployments(&mut self, deployments: &[Deployment]) -> Result<(), Error> {
-        let into = "deployments (id, project_id, reference, source, message, git_commit, created_by, created_at)";
-        self.insert_all(&Insert { into, columns: 8, then: "" }, deployments, |query, deployment| {
-            query
-                .bind(deployment.id.to_string())
-                .bind(deployment.project.to_string())
-                .bind(deployment.reference.to_string())
-                .bind(json(&deployment.source))
-                .bind(deployment.message.clone())
-                .bind(deployment.git_commit.clone())
-                .bind(deployment.created_by.clone())
-                .bind(micros(deployment.created_at))
-        })
-        .await
+    pub async fn insert_deployments(&mut self, new: &[Deployment]) -> Result<(), Error> {
+        self.insert_all(&deployments::NEW, new, deployments::bind).await?;
+        Ok(())
     }
 
     /// Adds pools that are not there yet.
@@ -58,20 +48,9 @@ impl Transaction {
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn insert_pools(&mut self, pools: &[Pool]) -> Result<(), Error> {
-        let into = "pools (environment_id, deployment_id, state, bounds, closing_revision, closing_since, endpoints)";
-        self.insert_all(&Insert { into, columns: 7, then: "" }, pools, |query, pool| {
-            query
-                .bind(pool.key.environment.to_string())
-                .bind(pool.key.deployment.to_string())
-                .bind(pool.state.as_str())
-                .bind(json(&pool.bounds))
-                .bind(pool.closing_revision.map(|revision| number(revision.0)))
-                .bind(pool.closing_since.map(micros))
-                .bind(json(&pool.endpoints))
-        })
-        .await?;
-        for pool in pools {
+    pub async fn insert_pools(&mut self, new: &[Pool]) -> Result<(), Error> {
+        self.insert_all(&Insert { then: "", ..pools::PUT }, new, pools::bind).await?;
+        for pool in new {
             self.touch_pool(pool.key);
         }
         Ok(())
@@ -82,29 +61,10 @@ impl Transaction {
     /// # Errors
     ///
     /// When the database fails, also because a sequence is used.
-    pub async fn insert_promotions(&mut self, promotions: &[Promotion]) -> Result<(), Error> {
-        let into = "promotions (id, environment_id, sequence, below, kind, from_deployment_id, to_deployment_id,
-            source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at)";
-        self.insert_all(&Insert { into, columns: 14, then: "" }, promotions, |query, promotion| {
-            query
-                .bind(promotion.id.to_string())
-                .bind(promotion.environment.to_string())
-                .bind(number(promotion.sequence))
-                .bind(promotion.below.map(number))
-                .bind(promotion.kind.as_str())
-                .bind(promotion.from.map(|id| id.to_string()))
-                .bind(promotion.to.to_string())
-                .bind(promotion.source_environment.map(|id| id.to_string()))
-                .bind(promotion.actor.clone())
-                .bind(promotion.reason.clone())
-                .bind(number(promotion.revision.0))
-                .bind(micros(promotion.requested_at))
-                .bind(micros(promotion.committed_at))
-                .bind(promotion.applied_at.map(micros))
-        })
-        .await?;
+    pub async fn insert_promotions(&mut self, new: &[Promotion]) -> Result<(), Error> {
+        self.insert_all(&promotions::NEW, new, promotions::bind).await?;
         // Each is another one: no look for what was noted already, as `note` has it.
-        self.touched.events.extend(promotions.iter().map(|promotion| What::PointerMoved {
+        self.touched.events.extend(new.iter().map(|promotion| What::PointerMoved {
             environment_id: promotion.environment,
             kind: promotion.kind,
             from: promotion.from,

@@ -1,9 +1,12 @@
 //! Pools and what went wrong with their replicas, as rows.
 
+use std::slice;
+
 use crate::model::id::{DeploymentId, EnvironmentId};
 use crate::model::policy::Policy;
 use crate::model::pool::{Pool, PoolError, PoolKey, Rest};
 use crate::model::revision::Revision;
+use crate::store::bulk::Insert;
 use crate::store::row::{Query, Row, json, micros, number, query};
 use crate::store::{Error, Transaction};
 
@@ -19,6 +22,31 @@ macro_rules! select {
 
 /// Errors kept per pool; the oldest give way.
 const ERRORS_MAX: i64 = 100;
+
+/// A pool's row, new or not.
+pub(super) const PUT: Insert = Insert {
+    into: "pools (environment_id, deployment_id, state, bounds, closing_revision, closing_since, closing_to, left_at,
+        endpoints)",
+    columns: 9,
+    then: "ON CONFLICT (environment_id, deployment_id) DO UPDATE SET
+        state = excluded.state, bounds = excluded.bounds, closing_revision = excluded.closing_revision,
+        closing_since = excluded.closing_since, closing_to = excluded.closing_to, left_at = excluded.left_at,
+        endpoints = excluded.endpoints",
+};
+
+/// Binds the columns of [`PUT`].
+pub(super) fn bind(query: Query, pool: &Pool) -> Query {
+    query
+        .bind(pool.key.environment.to_string())
+        .bind(pool.key.deployment.to_string())
+        .bind(pool.state.as_str())
+        .bind(json(&pool.bounds))
+        .bind(pool.closing_revision.map(|revision| number(revision.0)))
+        .bind(pool.closing_since.map(micros))
+        .bind(pool.closing_to.map(Rest::as_str))
+        .bind(pool.left_at.map(micros))
+        .bind(json(&pool.endpoints))
+}
 
 impl Transaction {
     /// The pool of this key.
@@ -84,26 +112,7 @@ impl Transaction {
         if self.pool(pool.key).await?.as_ref() == Some(pool) {
             return Ok(());
         }
-        let put = query(
-            "INSERT INTO pools
-               (environment_id, deployment_id, state, bounds, closing_revision, closing_since, closing_to, left_at,
-                endpoints)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             ON CONFLICT (environment_id, deployment_id) DO UPDATE SET
-               state = excluded.state, bounds = excluded.bounds, closing_revision = excluded.closing_revision,
-               closing_since = excluded.closing_since, closing_to = excluded.closing_to, left_at = excluded.left_at,
-               endpoints = excluded.endpoints",
-        )
-        .bind(pool.key.environment.to_string())
-        .bind(pool.key.deployment.to_string())
-        .bind(pool.state.as_str())
-        .bind(json(&pool.bounds))
-        .bind(pool.closing_revision.map(|revision| number(revision.0)))
-        .bind(pool.closing_since.map(micros))
-        .bind(pool.closing_to.map(Rest::as_str))
-        .bind(pool.left_at.map(micros))
-        .bind(json(&pool.endpoints));
-        self.execute(put).await?;
+        self.insert_all(&PUT, slice::from_ref(pool), bind).await?;
         self.touch_pool(pool.key);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The promotion history, as rows that are only added.
 
+use std::slice;
+
 use jiff::Timestamp;
 
 use crate::model::history::{Entry, Stack};
@@ -7,7 +9,8 @@ use crate::model::id::{EnvironmentId, PromotionId};
 use crate::model::pool::PoolKey;
 use crate::model::promotion::Promotion;
 use crate::model::revision::Revision;
-use crate::store::row::{Row, micros, number, query};
+use crate::store::bulk::Insert;
+use crate::store::row::{Query, Row, micros, number, query};
 use crate::store::{Error, Listed, Page, Transaction};
 
 macro_rules! select {
@@ -32,20 +35,18 @@ const STACK: &str = "WITH RECURSIVE stack (sequence, below, deployment_id, depth
             WHERE stack.depth < 1000
     ) SELECT sequence, below, deployment_id FROM stack ORDER BY depth";
 
-impl Transaction {
-    /// Adds a row to the history.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails, also because the sequence is used.
-    pub async fn insert_promotion(&mut self, promotion: &Promotion) -> Result<(), Error> {
-        let insert = query(
-            "INSERT INTO promotions
-               (id, environment_id, sequence, below, kind, from_deployment_id, to_deployment_id,
-                source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at,
-                previous_drained_at, streams_cut)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-        )
+/// A row of the history.
+pub(super) const NEW: Insert = Insert {
+    into: "promotions (id, environment_id, sequence, below, kind, from_deployment_id, to_deployment_id,
+        source_environment_id, actor, reason, revision, requested_at, committed_at, applied_at,
+        previous_drained_at, streams_cut)",
+    columns: 16,
+    then: "",
+};
+
+/// Binds the columns of [`NEW`].
+pub(super) fn bind(query: Query, promotion: &Promotion) -> Query {
+    query
         .bind(promotion.id.to_string())
         .bind(promotion.environment.to_string())
         .bind(number(promotion.sequence))
@@ -61,8 +62,17 @@ impl Transaction {
         .bind(micros(promotion.committed_at))
         .bind(promotion.applied_at.map(micros))
         .bind(promotion.previous_drained_at.map(micros))
-        .bind(promotion.streams_cut.map(number));
-        self.execute(insert).await?;
+        .bind(promotion.streams_cut.map(number))
+}
+
+impl Transaction {
+    /// Adds a row to the history.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails, also because the sequence is used.
+    pub async fn insert_promotion(&mut self, promotion: &Promotion) -> Result<(), Error> {
+        self.insert_all(&NEW, slice::from_ref(promotion), bind).await?;
         Ok(())
     }
 

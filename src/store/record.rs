@@ -76,7 +76,8 @@ impl Transaction {
             }
         }
         self.delete_all("DELETE FROM routes WHERE key IN", &gone).await?;
-        self.insert_all(&PUT_ROUTES, &put, |query, (key, bytes)| query.bind(key.clone()).bind(bytes.to_vec())).await
+        self.insert_all(&PUT_ROUTES, &put, |query, (key, bytes)| query.bind(key.clone()).bind(bytes.to_vec())).await?;
+        Ok(())
     }
 
     /// The records as they are stored, by the text of their keys.

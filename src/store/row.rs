@@ -83,15 +83,16 @@ impl Row {
 
     /// A value of a closed list, stored as the API spells it.
     pub fn word<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
-        let word = serde_json::Value::String(self.text(column)?);
-        serde_json::from_value(word).map_err(|error| self.corrupt(column, error))
+        self.word_of(column, self.text(column)?)
     }
 
     /// The same, where there may be none.
     pub fn word_if_any<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, Error> {
-        let Some(word) = self.text_if_any(column)? else { return Ok(None) };
-        let word = serde_json::from_value(serde_json::Value::String(word));
-        word.map(Some).map_err(|error| self.corrupt(column, error))
+        self.text_if_any(column)?.map(|word| self.word_of(column, word)).transpose()
+    }
+
+    fn word_of<T: DeserializeOwned>(&self, column: &str, word: String) -> Result<T, Error> {
+        serde_json::from_value(serde_json::Value::String(word)).map_err(|error| self.corrupt(column, error))
     }
 
     pub fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
