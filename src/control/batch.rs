@@ -8,16 +8,15 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
+use crate::control::Control;
 use crate::control::error::Error;
-use crate::control::pool::BoundsAsked;
-use crate::control::promotion::{Allowed, Caller, Next, advance, stay};
-use crate::control::{Control, find};
+use crate::control::promotion::{Caller, Next, advance, judge, stay};
 use crate::fleet::propagation::Propagation;
-use crate::model::environment::{Ask, Decision};
+use crate::model::environment::Decision;
 use crate::model::pool::{Pool, PoolKey};
-use crate::model::promotion::{Kind, Promotion};
+use crate::model::promotion::Promotion;
 use crate::model::revision::Revision;
-use crate::rest::moves::PromoteOne;
+use crate::rest::moves::{Promote, PromoteOne};
 use crate::store::Transaction;
 
 /// What came of a list of moves.
@@ -80,25 +79,24 @@ impl Control {
 }
 
 async fn one(tx: &mut Transaction, ask: PromoteOne, reason: Option<String>, caller: &Caller) -> Result<Next, Error> {
-    let environment = find::environment(tx, ask.target_environment_id).await?;
-    let deployment = find::deployment(tx, ask.source_deployment_id).await?;
-    let pool = tx.pool(PoolKey { environment: environment.id, deployment: deployment.id }).await?;
-    let rule = Ask { expected_current: ask.expected_current_deployment_id, start: false };
-    let decision = environment.promote(&deployment, pool.as_ref(), rule)?;
-    let not_ready = Error::NotReady { reference: deployment.reference.clone(), environment: environment.name.clone() };
-    let allowed = Allowed {
-        environment,
-        deployment,
-        pool,
-        kind: Kind::Promote,
-        bounds: BoundsAsked::default(),
+    let ask = Promote {
+        source_deployment_id: ask.source_deployment_id,
+        target_environment_id: ask.target_environment_id,
+        expected_current_deployment_id: ask.expected_current_deployment_id,
         scale_previous_to_zero: ask.scale_previous_to_zero,
         reason,
+        min_replicas: None,
+        max_replicas: None,
+        start: false,
+        wait_ms: None,
     };
+    let (decision, allowed) = judge(tx, ask).await?;
     match decision {
         Decision::AlreadyCurrent => stay(tx, allowed).await,
         Decision::Now => advance(tx, allowed, caller).await,
-        Decision::WhenReady => Err(not_ready),
+        Decision::WhenReady => {
+            Err(Error::NotReady { reference: allowed.deployment.reference, environment: allowed.environment.name })
+        }
     }
 }
 

@@ -79,21 +79,7 @@ impl Control {
     /// Refusals, which change nothing; and how a move ended that was waited for.
     pub async fn promote(&self, ask: Promote, caller: &Caller) -> Result<Outcome, Error> {
         let mut tx = self.store.write().await?;
-        let environment = find::environment(&mut tx, ask.target_environment_id).await?;
-        let deployment = find::deployment(&mut tx, ask.source_deployment_id).await?;
-        let pool = tx.pool(PoolKey { environment: environment.id, deployment: deployment.id }).await?;
-        let rule = Ask { expected_current: ask.expected_current_deployment_id, start: ask.start };
-        let decision = environment.promote(&deployment, pool.as_ref(), rule)?;
-
-        let allowed = Allowed {
-            environment,
-            deployment,
-            pool,
-            kind: Kind::Promote,
-            bounds: BoundsAsked { min: ask.min_replicas, max: ask.max_replicas },
-            scale_previous_to_zero: ask.scale_previous_to_zero,
-            reason: ask.reason,
-        };
+        let (decision, allowed) = judge(&mut tx, ask).await?;
         let next = match decision {
             Decision::AlreadyCurrent => stay(&mut tx, allowed).await?,
             Decision::Now | Decision::WhenReady => advance(&mut tx, allowed, caller).await?,
@@ -135,6 +121,25 @@ impl Control {
         self.applied.commit(tx, next.committed()).await?;
         Ok(self.outcome(next, caller.wait).await?.having_skipped(skipped))
     }
+}
+
+/// Asks the rule about a promote. Writes nothing.
+pub(super) async fn judge(tx: &mut Transaction, ask: Promote) -> Result<(Decision, Allowed), Error> {
+    let environment = find::environment(tx, ask.target_environment_id).await?;
+    let deployment = find::deployment(tx, ask.source_deployment_id).await?;
+    let pool = tx.pool(PoolKey { environment: environment.id, deployment: deployment.id }).await?;
+    let rule = Ask { expected_current: ask.expected_current_deployment_id, start: ask.start };
+    let decision = environment.promote(&deployment, pool.as_ref(), rule)?;
+    let allowed = Allowed {
+        environment,
+        deployment,
+        pool,
+        kind: Kind::Promote,
+        bounds: BoundsAsked { min: ask.min_replicas, max: ask.max_replicas },
+        scale_previous_to_zero: ask.scale_previous_to_zero,
+        reason: ask.reason,
+    };
+    Ok((decision, allowed))
 }
 
 /// Asking for what is current means staying: an older move that still waits is
