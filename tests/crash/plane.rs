@@ -1,17 +1,15 @@
 //! A control plane that is killed and started again, on one data directory.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::page::Page;
 use super::support::api::Api;
-use super::support::server::{BINARY, Server, folder};
+use super::support::server::{Server, folder, start};
 use super::support::until;
 
 /// A `repoint control` under the killer.
@@ -143,18 +141,6 @@ fn address(addresses: &Value, name: &str) -> SocketAddr {
 }
 
 fn launch(command: &[String], page: &Page, folder: &Path) -> (Child, Option<Value>) {
-    let log: File = OpenOptions::new().create(true).append(true).open(folder.join("stderr.log")).expect("a log");
-    let mut child = Command::new(BINARY)
-        .args(command)
-        .env("REPOINT_CONFIG_DIR", folder.join("config"))
-        .env_remove("REPOINT_SERVER")
-        .envs(page.variables())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .expect("the binary under test runs");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("its output is text");
-    (child, serde_json::from_str(&line).ok())
+    let (child, said) = start(command, folder, page.variables());
+    (child, serde_json::from_str(&said).ok())
 }

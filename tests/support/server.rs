@@ -246,11 +246,27 @@ pub fn signal(pid: u32, name: &str) {
 }
 
 fn launch(command: &[String], folder: &Path) -> (Child, Value) {
+    let (child, said) = start(command, folder, []);
+    let addresses = serde_json::from_str(&said).unwrap_or_else(|_| {
+        let log = std::fs::read_to_string(folder.join("stderr.log")).unwrap_or_default();
+        panic!("{command:?} did not say where it listens: {said:?}\n{log}")
+    });
+    (child, addresses)
+}
+
+/// Starts the binary with these arguments and, besides its own, these variables; its log and its context go into
+/// `folder`. Answers the first line that it says.
+pub fn start(
+    command: &[String],
+    folder: &Path,
+    variables: impl IntoIterator<Item = (&'static str, PathBuf)>,
+) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr.log")).expect("a log");
     let mut child = Command::new(BINARY)
         .args(command)
         .env("REPOINT_CONFIG_DIR", folder.join("config"))
         .env_remove("REPOINT_SERVER")
+        .envs(variables)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -258,9 +274,5 @@ fn launch(command: &[String], folder: &Path) -> (Child, Value) {
         .expect("the binary under test runs");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("its output is text");
-    let addresses = serde_json::from_str(&line).unwrap_or_else(|_| {
-        let log = std::fs::read_to_string(folder.join("stderr.log")).unwrap_or_default();
-        panic!("{command:?} did not say where it listens: {line:?}\n{log}")
-    });
-    (child, addresses)
+    (child, line)
 }
