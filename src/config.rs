@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::ingress;
-use crate::ingress::config::AccessLog;
+use crate::ingress::config::{AccessLog, Tls};
 use crate::ingress::trust::Network;
 use crate::model::host::HostPattern;
 use crate::model::manifest::Span;
@@ -67,6 +67,9 @@ pub struct ServerArgs {
     /// who changes it should know why.
     #[arg(skip)]
     pub fleet: FleetArgs,
+    /// TLS towards clients: in the settings file only.
+    #[arg(skip)]
+    pub tls: Tls,
     /// Log lines as JSON
     #[arg(long, env = "REPOINT_LOG_JSON")]
     pub log_json: bool,
@@ -158,6 +161,7 @@ impl ServerArgs {
             replica_advertise: self.replica_advertise.or(file.replica_advertise),
             stop_timeout: self.stop_timeout.or(file.stop_timeout),
             fleet: file.fleet,
+            tls: file.tls,
             log_json: self.log_json || file.log_json,
             json: self.json,
             config: self.config,
@@ -228,6 +232,7 @@ impl ServerArgs {
         ingress::config::Config {
             listen: given(self.ingress.clone(), defaults.listen),
             threads: self.threads.or(defaults.threads),
+            tls: self.tls.clone(),
             trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
             access_log: match self.access_log.as_deref() {
                 None | Some("off") => AccessLog::Off,

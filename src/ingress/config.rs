@@ -52,8 +52,68 @@ pub struct Config {
     pub peer_timeout: Span,
     /// Networks whose `X-Forwarded-*` are believed and added to.
     pub trusted_proxies: Vec<Network>,
+    /// TLS towards clients.
+    pub tls: Tls,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+}
+
+/// TLS towards clients: the `[tls]` table of the settings file.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Tls {
+    /// Addresses to listen on with TLS 1.2 and 1.3, beside the plain ones.
+    pub listen: Vec<SocketAddr>,
+    /// What to show to clients, chosen by the names in it.
+    pub certificates: Vec<CertificateFiles>,
+    /// The certificate file for clients that name no host or an unknown one.
+    /// `None`: their handshake ends with `unrecognized_name`.
+    pub default: Option<PathBuf>,
+    /// Who signs clients' certificates (PEM).
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients are asked for a certificate.
+    pub client_certificates: ClientCertificates,
+    /// Longest handshake.
+    pub handshake_timeout: Span,
+    /// Handshakes that run at once on one thread; a further connection is closed.
+    pub handshakes_max: usize,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            certificates: Vec::new(),
+            default: None,
+            client_ca: None,
+            client_certificates: ClientCertificates::Off,
+            handshake_timeout: Span::seconds(10),
+            handshakes_max: 1_000,
+        }
+    }
+}
+
+/// A certificate and its key.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The certificate, and behind it those between it and a root (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// No.
+    #[default]
+    Off,
+    /// Yes; one that is given has to be valid.
+    Optional,
+    /// Yes, and without a valid one there is no connection.
+    Required,
 }
 
 /// Where access-log lines go: one JSON object per finished request.
@@ -96,6 +156,7 @@ impl Default for Config {
             attempts_max: 3,
             peer_timeout: Span::seconds(60),
             trusted_proxies: Vec::new(),
+            tls: Tls::default(),
             access_log: AccessLog::Off,
         }
     }

@@ -18,6 +18,7 @@ use crate::ingress::config::Config;
 use crate::ingress::limits::Limit;
 use crate::ingress::metrics::Counters;
 use crate::ingress::origin::{Origin, Origins};
+use crate::ingress::tls::Certificates;
 use crate::ingress::upstream::Upstream;
 use crate::routing::address::Address;
 use crate::routing::live::{Claimed, Live, Reader};
@@ -27,6 +28,8 @@ use crate::routing::table::Unresolved;
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) live: Arc<Live>,
+    /// `None` where nothing listens with TLS.
+    pub(super) certificates: Option<Certificates>,
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
     pub(super) access_log: Option<Writer>,
@@ -52,6 +55,8 @@ pub(super) struct Core {
     pub(super) http2: http2::Builder<Local>,
     /// Connections over the limit that are being told so.
     pub(super) refusing: Cell<usize>,
+    /// TLS handshakes that run.
+    pub(super) handshaking: Cell<usize>,
     reader: RefCell<Reader>,
     origins: Origins,
 }
@@ -70,6 +75,7 @@ impl Core {
             http1: http1(config),
             http2: http2(config),
             refusing: Cell::new(0),
+            handshaking: Cell::new(0),
             reader: RefCell::new(shared.live.reader()),
             origins: Origins::default(),
             shared: Arc::clone(shared),

@@ -31,6 +31,9 @@ pub(super) enum Error {
     /// A limit of this process is reached.
     #[error("take one more HTTP/2 request")]
     Overloaded,
+    /// The certificate that was shown is not for this host (RFC 9110 §15.5.20).
+    #[error("answer for a host that the connection's certificate does not cover")]
+    Misdirected,
     /// The address leads nowhere.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
@@ -68,6 +71,7 @@ pub(super) enum Code {
     HeadersTooLarge,
     RequestTooLarge,
     Overloaded,
+    MisdirectedRequest,
     TableNotLoaded,
     EnvironmentNotFound,
     EnvironmentEmpty,
@@ -126,6 +130,11 @@ impl Error {
             Self::Overloaded => {
                 later(S::SERVICE_UNAVAILABLE, Code::Overloaded, "too many requests are running; try again")
             }
+            Self::Misdirected => row(
+                S::MISDIRECTED_REQUEST,
+                Code::MisdirectedRequest,
+                "this connection's certificate is not for this host; connect anew with the host's own name",
+            ),
             Self::Unresolved(unresolved) => unresolved_row(*unresolved),
             Self::NoReadyEndpoint => later(
                 S::SERVICE_UNAVAILABLE,
@@ -176,6 +185,7 @@ impl Error {
             | Self::UriTooLong(_)
             | Self::HeadersTooLarge(_)
             | Self::RequestTooLarge(_)
+            | Self::Misdirected
             | Self::ClientGone => Fault::Client,
             Self::Overloaded | Self::Unresolved(_) | Self::NoReadyEndpoint => Fault::Repoint,
             Self::Connect { .. } | Self::UpstreamReset(_) | Self::UpstreamInvalid(_) | Self::ResponseTimeout => {
@@ -193,6 +203,7 @@ impl Error {
             | Self::UriTooLong(_)
             | Self::HeadersTooLarge(_)
             | Self::RequestTooLarge(_)
+            | Self::Misdirected
             | Self::UpstreamReset(_)
             | Self::UpstreamInvalid(_)
             | Self::ResponseTimeout
@@ -264,12 +275,13 @@ fn unresolved_row(unresolved: Unresolved) -> Row {
 
 impl Code {
     /// Every code, in order: its place is its index in the counters.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::UriTooLong,
         Self::HeadersTooLarge,
         Self::RequestTooLarge,
         Self::Overloaded,
+        Self::MisdirectedRequest,
         Self::TableNotLoaded,
         Self::EnvironmentNotFound,
         Self::EnvironmentEmpty,
@@ -292,6 +304,7 @@ impl Code {
             Self::HeadersTooLarge => "headers_too_large",
             Self::RequestTooLarge => "request_too_large",
             Self::Overloaded => "overloaded",
+            Self::MisdirectedRequest => "misdirected_request",
             Self::TableNotLoaded => "table_not_loaded",
             Self::EnvironmentNotFound => "environment_not_found",
             Self::EnvironmentEmpty => "environment_empty",
@@ -357,6 +370,7 @@ mod tests {
             (Error::HeadersTooLarge(1), 431, Fault::Client),
             (Error::UriTooLong(1), 414, Fault::Client),
             (Error::Overloaded, 503, Fault::Repoint),
+            (Error::Misdirected, 421, Fault::Client),
             (Error::BadRequest("x"), 400, Fault::Client),
             (Error::ClientGone, 499, Fault::Client),
         ];

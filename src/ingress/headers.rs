@@ -8,7 +8,7 @@ use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Request, Version, request, response};
 
-use crate::ingress::downstream::Peer;
+use crate::ingress::downstream::Connection;
 use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
 use crate::ingress::origin::Origin;
 use crate::ingress::trace;
@@ -32,7 +32,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Makes a request fit for any replica: HTTP/1.1, origin form, without what
 /// belongs to the client's hop, with what we know of it.
-pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, peer: &Peer) -> Request<B> {
+pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, connection: &Connection) -> Request<B> {
     let (mut parts, body) = request.into_parts();
     let received = std::mem::replace(&mut parts.version, Version::HTTP_11);
     if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
@@ -56,7 +56,7 @@ pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, peer
     if found.cookies > 1 && received == Version::HTTP_2 {
         join_cookies(headers);
     }
-    add_forwarding(headers, asked, found, peer, received);
+    add_forwarding(headers, asked, found, connection, received);
     add_trace(headers, found);
     Request::from_parts(parts, body)
 }
@@ -108,7 +108,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, peer: &Peer, received: Version) {
+fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, connection: &Connection, received: Version) {
+    let peer = &connection.peer;
     if found.forwarded && !peer.is_trusted {
         strip_matching(headers, |name| name == "forwarded" || name.starts_with("x-forwarded-"));
     }
@@ -121,7 +122,8 @@ fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, peer: &
         headers.insert(FORWARDED_FOR, peer.forwarded.clone());
     }
     if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers
+            .insert(FORWARDED_PROTO, HeaderValue::from_static(if connection.is_secure() { "https" } else { "http" }));
     }
     if let Some(host) = asked.host() {
         if !headers.contains_key(FORWARDED_HOST) {

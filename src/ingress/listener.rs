@@ -38,7 +38,8 @@ pub(super) struct Start {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) counters: Arc<Counters>,
-    pub(super) sockets: Vec<std::net::TcpListener>,
+    /// And whether they are for TLS.
+    pub(super) sockets: Vec<(std::net::TcpListener, bool)>,
     pub(super) watch: drain::Watch,
 }
 
@@ -59,8 +60,13 @@ impl Start {
 
     async fn serve(self) -> io::Result<usize> {
         let core = Core::new(self.index, &self.shared, &self.counters);
-        let listeners: Vec<_> = self.sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
-        let accepting = listeners.iter().map(|listener| accept(&core, listener, self.watch.clone()));
+        let listeners: Vec<_> = self
+            .sockets
+            .into_iter()
+            .map(|(socket, encrypted)| Ok((TcpListener::from_std(socket)?, encrypted)))
+            .collect::<io::Result<_>>()?;
+        let accepting =
+            listeners.iter().map(|(listener, encrypted)| accept(&core, listener, *encrypted, self.watch.clone()));
         let sweeping = spawn_local(sweep(Rc::clone(&core)));
         join_all(accepting).await;
         drop(listeners);
@@ -84,25 +90,25 @@ async fn sweep(core: Rc<Core>) {
     }
 }
 
-async fn accept(core: &Rc<Core>, listener: &TcpListener, mut watch: drain::Watch) {
+async fn accept(core: &Rc<Core>, listener: &TcpListener, encrypted: bool, mut watch: drain::Watch) {
     let mut asked = pin!(watch.asked());
     loop {
         match select(asked.as_mut(), pin!(listener.accept())).await {
             Either::Left(_) => break,
-            Either::Right((accepted, _)) => admit_or_pause(core, accepted).await,
+            Either::Right((accepted, _)) => admit_or_pause(core, accepted, encrypted).await,
         }
     }
     // Closing a socket resets what waits in its queue: take that first. Yielding
     // lets the event loop hear of what has come.
     yield_now().await;
     while let Some(accepted) = listener.accept().now_or_never() {
-        admit_or_pause(core, accepted).await;
+        admit_or_pause(core, accepted, encrypted).await;
     }
 }
 
-async fn admit_or_pause(core: &Rc<Core>, accepted: io::Result<(TcpStream, SocketAddr)>) {
+async fn admit_or_pause(core: &Rc<Core>, accepted: io::Result<(TcpStream, SocketAddr)>, encrypted: bool) {
     match accepted {
-        Ok((stream, peer)) => admit(core, stream, peer),
+        Ok((stream, peer)) => admit(core, stream, peer, encrypted),
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
         Err(error) => {
             // Out of descriptors or memory: others must end before it gets better.
@@ -112,17 +118,17 @@ async fn admit_or_pause(core: &Rc<Core>, accepted: io::Result<(TcpStream, Socket
     }
 }
 
-fn admit(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr) {
+fn admit(core: &Rc<Core>, stream: TcpStream, peer: SocketAddr, encrypted: bool) {
     let Some(permit) = core.limits.connections.take() else {
         core.counters.refused.one();
-        if core.refusing.get() < REFUSING_MAX {
+        if !encrypted && core.refusing.get() < REFUSING_MAX {
             core.refusing.set(core.refusing.get() + 1);
             spawn_local(refuse(Rc::clone(core), stream));
         }
         return;
     };
     let connection = Connection::new(Peer::new(peer.ip(), core), core, permit);
-    spawn_local(serve::connection(Rc::clone(core), connection, stream));
+    spawn_local(serve::connection(Rc::clone(core), connection, stream, encrypted));
 }
 
 /// Tells a client over the limit why, whatever it asks for.

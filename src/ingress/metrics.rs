@@ -56,6 +56,10 @@ pub(super) struct Counters {
     pub(super) connections: Counter,
     /// Client connections ever accepted.
     pub(super) accepted: Counter,
+    /// TLS handshakes that came to their end.
+    pub(super) handshakes: Counter,
+    /// TLS handshakes that did not, by reason.
+    pub(super) handshake_failures: [Counter; HANDSHAKE_FAILURES.len()],
     /// Client connections answered 503 at the limit.
     pub(super) refused: Counter,
     /// Connections opened to replicas.
@@ -75,6 +79,23 @@ pub(super) struct Counters {
     /// From a request's head to the last byte of its answer.
     pub(super) durations: Durations,
 }
+
+/// Why a TLS handshake came to nothing; the label is at its place in
+/// [`HANDSHAKE_FAILURES`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum HandshakeFailure {
+    Timeout,
+    Closed,
+    PlainHttp,
+    Protocol,
+    Alert,
+    UnrecognizedName,
+    ClientCertificate,
+    Overloaded,
+}
+
+const HANDSHAKE_FAILURES: [&str; 8] =
+    ["timeout", "closed", "plain_http", "protocol", "alert", "unrecognized_name", "client_certificate", "overloaded"];
 
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
@@ -127,6 +148,10 @@ impl Collector for Summed {
         self.gauge(e, "ingress_tunnels", "Open tunnels", |c| &c.tunnels)?;
         self.counter(e, "ingress_connections_accepted", "Client connections accepted", |c| &c.accepted)?;
         self.counter(e, "ingress_connections_refused", "Client connections over the limit", |c| &c.refused)?;
+        self.counter(e, "ingress_tls_handshakes", "TLS handshakes completed", |c| &c.handshakes)?;
+        let reasons = ("reason", &HANDSHAKE_FAILURES);
+        let help = "TLS handshakes that failed, by reason";
+        self.labelled(e, "ingress_tls_handshake_failures", help, reasons, |c| &c.handshake_failures)?;
         self.counter(e, "ingress_upstream_connects", "Connections opened to replicas", |c| &c.upstream_connects)?;
         let help = "Connections to replicas that failed to open";
         self.counter(e, "ingress_upstream_connect_failures", help, |c| &c.upstream_connect_failures)?;

@@ -6,6 +6,7 @@
 //! who moves pointers: it reads `routing::live`. Called by `app`.
 
 pub mod config;
+pub mod tls;
 pub mod trust;
 
 mod listener;
@@ -58,6 +59,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// The access log cannot be opened.
     #[error("open the access log")]
     AccessLog(#[source] io::Error),
@@ -79,6 +83,7 @@ fn advice(error: &io::Error) -> &'static str {
 /// polite way.
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
     drain: Drain,
     threads: Mutex<Vec<thread::JoinHandle<io::Result<usize>>>>,
     _access_log: Option<Guard>,
@@ -91,8 +96,11 @@ pub struct Running {
 ///
 /// Why it does not start; nothing is left running then.
 pub fn start(config: Config, live: Arc<Live>, metrics: &Metrics) -> Result<Running, Error> {
-    let bound = socket::bind_all(&config)?;
+    let certificates = (!config.tls.listen.is_empty()).then(|| tls::Certificates::load(&config.tls)).transpose()?;
+    let bound = socket::bind_all(&config.listen, &config)?;
+    let bound_tls = socket::bind_all(&config.tls.listen, &config)?;
     let addresses = bound.iter().map(|bound| bound.address).collect();
+    let tls_addresses = bound_tls.iter().map(|bound| bound.address).collect();
     let (writer, guard, dropped) = match access_log::open(&config.access_log).map_err(Error::AccessLog)? {
         Some((writer, guard, dropped)) => (Some(writer), Some(guard), dropped),
         None => (None, None, Dropped::default()),
@@ -106,12 +114,15 @@ pub fn start(config: Config, live: Arc<Live>, metrics: &Metrics) -> Result<Runni
         streams: Limit::new(config.streams_max),
         access_log: writer,
         live,
+        certificates,
         config,
     });
-    let running = Running { addresses, drain: Drain::new(), threads: Mutex::default(), _access_log: guard };
+    let running =
+        Running { addresses, tls_addresses, drain: Drain::new(), threads: Mutex::default(), _access_log: guard };
     let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
-    for bound in bound {
-        sockets.iter_mut().zip(bound.sockets).for_each(|(core, socket)| core.push(socket));
+    let bound = bound.into_iter().map(|bound| (bound, false)).chain(bound_tls.into_iter().map(|bound| (bound, true)));
+    for (bound, encrypted) in bound {
+        sockets.iter_mut().zip(bound.sockets).for_each(|(core, socket)| core.push((socket, encrypted)));
     }
     for (index, (sockets, counters)) in sockets.into_iter().zip(counters).enumerate() {
         let watch = running.drain.watch();
@@ -148,6 +159,11 @@ impl Running {
     /// The addresses it listens on, with the ports the kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses it listens on with TLS.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.tls_addresses
     }
 
     /// Stops in two stages: takes nothing new and lets requests, streams and

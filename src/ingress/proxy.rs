@@ -44,13 +44,16 @@ async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Sen
         exchange.count_stream()?;
     }
     let (asked, mut found) = identify(&request, exchange.core.config())?;
+    if !exchange.connection.may_ask(asked.address().host) {
+        return Err(Error::Misdirected);
+    }
     // A protocol is not switched in the middle of a body.
     found.upgrade = found.upgrade.filter(|_| request.body().is_end_stream());
     // Invariants 1 and 2: one table, read once; the claim precedes the first await.
     let claimed = exchange.core.claim(&asked.address())?;
     let sending = sending(&claimed, &found, &request);
     exchange.claimed = Some(claimed);
-    let request = headers::prepare(request, &asked, &found, &exchange.connection.peer);
+    let request = headers::prepare(request, &asked, &found, &exchange.connection);
     exchange.identified(request.headers());
     let request = take_body(exchange, &found, &sending, request)?;
     forward(exchange, &asked, &sending, request).await

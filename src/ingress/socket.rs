@@ -24,12 +24,12 @@ pub(super) struct Bound {
     pub(super) sockets: Vec<TcpListener>,
 }
 
-/// Binds every configured address, and `[::1]` beside IPv4 loopback ones.
-pub(super) fn bind_all(config: &Config) -> Result<Vec<Bound>, Error> {
+/// Binds every address of `listen`, and `[::1]` beside IPv4 loopback ones.
+pub(super) fn bind_all(listen: &[SocketAddr], config: &Config) -> Result<Vec<Bound>, Error> {
     let mut all = Vec::new();
-    for address in &config.listen {
+    for address in listen {
         let bound = bind(*address, config).map_err(|source| Error::Bind { address: *address, source })?;
-        let twin = loopback_twin(bound.address).filter(|twin| !config.listen.contains(twin));
+        let twin = loopback_twin(bound.address).filter(|twin| !listen.contains(twin));
         all.push(bound);
         // Best effort: a machine without IPv6 has no [::1], and that is no fault.
         if let Some(twin) = twin {
@@ -105,18 +105,23 @@ mod tests {
         }
     }
 
+    fn opened(listen: &str, threads: usize) -> Result<Vec<Bound>, Error> {
+        let config = config(listen, threads);
+        bind_all(&config.listen, &config)
+    }
+
     #[test]
     fn an_address_in_use_is_refused_also_when_the_owner_shares_its_port() {
-        let owner = bind_all(&config("127.0.0.1:0", 2)).unwrap();
+        let owner = opened("127.0.0.1:0", 2).unwrap();
         let taken = owner[0].address.to_string();
-        let refused = bind_all(&config(&taken, 2)).err().unwrap();
+        let refused = opened(&taken, 2).err().unwrap();
         assert!(refused.to_string().contains(&taken), "{refused}");
         assert!(refused.to_string().contains("--ingress"), "{refused}");
     }
 
     #[test]
     fn each_core_has_its_own_socket_of_one_port() {
-        let bound = bind_all(&config("127.0.0.1:0", 3)).unwrap();
+        let bound = opened("127.0.0.1:0", 3).unwrap();
         assert_eq!(bound[0].sockets.len(), 3);
         assert_ne!(bound[0].address.port(), 0);
         for socket in &bound[0].sockets {
@@ -126,15 +131,15 @@ mod tests {
 
     #[test]
     fn a_loopback_address_brings_its_ipv6_twin_along() {
-        let bound = bind_all(&config("127.0.0.1:0", 1)).unwrap();
+        let bound = opened("127.0.0.1:0", 1).unwrap();
         let Some(twin) = bound.get(1) else { return assert!(TcpListener::bind("[::1]:0").is_err()) };
         assert_eq!(twin.address, SocketAddr::from((Ipv6Addr::LOCALHOST, bound[0].address.port())));
-        assert_eq!(bind_all(&config("[::1]:0", 1)).unwrap().len(), 1);
+        assert_eq!(opened("[::1]:0", 1).unwrap().len(), 1);
     }
 
     #[test]
     fn accepted_sockets_inherit_their_options() {
-        let bound = bind_all(&config("127.0.0.1:0", 1)).unwrap();
+        let bound = opened("127.0.0.1:0", 1).unwrap();
         let _client = std::net::TcpStream::connect(bound[0].address).unwrap();
         let listener = &bound[0].sockets[0];
         listener.set_nonblocking(false).unwrap();

@@ -12,6 +12,7 @@ use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::ingress::downstream::io::Stream;
 use crate::ingress::exchange::Exchange;
 
 /// Bytes read at once, per direction: a few WebSocket messages, or a tenth of a
@@ -34,11 +35,28 @@ impl Tunnel {
 
     /// Carries bytes both ways until both sides have ended, or one has failed.
     /// `early` is what the client sent right behind its request.
-    pub(super) async fn run(mut self, client: &mut TcpStream, early: Bytes) {
+    pub(super) async fn run(self, client: &mut Stream, early: Bytes) {
+        match client {
+            Stream::Plain(client) => {
+                let (read, write) = client.split();
+                self.between(read, write, early).await;
+            }
+            Stream::Tls(client) => {
+                let (read, write) = tokio::io::split(client);
+                self.between(read, write, early).await;
+            }
+        }
+    }
+
+    async fn between(
+        mut self,
+        client_read: impl AsyncRead + Unpin,
+        client_write: impl AsyncWrite + Unpin,
+        early: Bytes,
+    ) {
         let counters = &self.exchange.core.counters;
         counters.tunnels.one();
         let (to_replica, to_client) = (Cell::new(0), Cell::new(0));
-        let (client_read, client_write) = client.split();
         let (replica_read, replica_write) = self.replica.split();
         let up = std::pin::pin!(carry(client_read, replica_write, early, &to_replica));
         let down = std::pin::pin!(carry(replica_read, client_write, self.early, &to_client));
@@ -62,6 +80,8 @@ async fn carry(
     carried: &Cell<u64>,
 ) -> io::Result<()> {
     to.write_all(&early).await?;
+    // TLS keeps what the socket did not take at once.
+    to.flush().await?;
     carried.set(early.len() as u64);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -70,6 +90,7 @@ async fn carry(
             return to.shutdown().await;
         }
         to.write_all(&chunk[..read]).await?;
+        to.flush().await?;
         carried.set(carried.get() + read as u64);
     }
 }

@@ -16,4 +16,5 @@ mod limits;
 mod outside;
 mod retries;
 mod streaming;
+mod tls;
 mod upgrades;

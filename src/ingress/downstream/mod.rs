@@ -4,12 +4,14 @@
 //! silence, comes to an end when asked, and hands an upgraded connection to its
 //! tunnel. Knows nothing of where requests go: that is `proxy`'s.
 
+mod handshake;
 pub(super) mod io;
 pub(super) mod serve;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,6 +19,7 @@ use http::HeaderValue;
 use crate::ingress::alarm::Alarm;
 use crate::ingress::core::Core;
 use crate::ingress::limits::Permit;
+use crate::ingress::tls::Certificate;
 use crate::ingress::upgrade::Tunnel;
 
 /// Who is at the other end.
@@ -51,6 +54,9 @@ impl Peer {
 /// One client connection, shared by the task that drives it and its requests.
 pub(super) struct Connection {
     pub(super) peer: Peer,
+    /// What a client that named a host was shown.
+    certificate: OnceCell<Arc<Certificate>>,
+    is_secure: Cell<bool>,
     alarm: Alarm,
     phase: Cell<Phase>,
     in_flight: Cell<u32>,
@@ -87,6 +93,8 @@ impl Connection {
         core.counters.accepted.one();
         Rc::new(Self {
             peer,
+            certificate: OnceCell::new(),
+            is_secure: Cell::new(false),
             alarm,
             phase: Cell::new(Phase::Head),
             in_flight: Cell::new(0),
@@ -135,6 +143,17 @@ impl Connection {
             self.phase.set(Phase::Idle);
             self.alarm.within(self.idle_timeout);
         }
+    }
+
+    /// Whether it is TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.is_secure.get()
+    }
+
+    /// Whether a request for `authority` may come on it: always, unless the
+    /// client named a host and was shown a certificate that is not good for this one.
+    pub(super) fn may_ask(&self, authority: &[u8]) -> bool {
+        self.certificate.get().is_none_or(|certificate| certificate.covers(authority))
     }
 
     /// Whether it is to come to an end.

@@ -12,12 +12,13 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
-use crate::ingress::downstream::io::ClientIo;
+use crate::ingress::downstream::handshake::handshake;
+use crate::ingress::downstream::io::{ClientIo, Stream};
 use crate::ingress::proxy;
 
 /// What HTTP/2 by prior knowledge begins with (RFC 9113 §3.4).
@@ -32,7 +33,18 @@ const FRESH_GRACE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end.
-pub(in crate::ingress) async fn connection(core: Rc<Core>, connection: Rc<Connection>, mut stream: TcpStream) {
+pub(in crate::ingress) async fn connection(
+    core: Rc<Core>,
+    connection: Rc<Connection>,
+    stream: TcpStream,
+    encrypted: bool,
+) {
+    let mut stream = if encrypted {
+        let Some(stream) = Box::pin(handshake(&core, &connection, stream)).await else { return };
+        stream
+    } else {
+        Stream::Plain(stream)
+    };
     let Some((protocol, early)) = tell(&connection, &mut stream).await else { return };
     match protocol {
         Protocol::Http1 => {
@@ -50,7 +62,14 @@ enum Protocol {
 
 /// Reads until the protocol is clear. A difference in the first byte is enough
 /// for nearly every HTTP/1 request.
-async fn tell(connection: &Connection, stream: &mut TcpStream) -> Option<(Protocol, Bytes)> {
+async fn tell(connection: &Connection, stream: &mut Stream) -> Option<(Protocol, Bytes)> {
+    if let Stream::Tls(stream) = stream {
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => return Some((Protocol::Http2, Bytes::new())),
+            Some(_) => return Some((Protocol::Http1, Bytes::new())),
+            None => {}
+        }
+    }
     let mut early = BytesMut::with_capacity(1024);
     loop {
         let shared = early.len().min(PREFACE.len());
@@ -71,7 +90,7 @@ async fn tell(connection: &Connection, stream: &mut TcpStream) -> Option<(Protoc
     }
 }
 
-async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: TcpStream, early: Bytes) {
+async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
     let service = service_fn(|request: Request<Incoming>| {
         let (core, connection) = (Rc::clone(core), Rc::clone(connection));
         async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
@@ -115,7 +134,7 @@ async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: TcpStream, 
     }
 }
 
-async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: TcpStream, early: Bytes) {
+async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
     let service = service_fn(|request: Request<Incoming>| {
         let (core, connection) = (Rc::clone(core), Rc::clone(connection));
         async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
@@ -157,7 +176,7 @@ impl Drop for Released<'_> {
 impl Connection {
     /// Whether it is over whatever HTTP thinks: silent for too long, or fresh
     /// when the drain had begun and still without a request.
-    fn is_told_to_end(&self, cx: &std::task::Context<'_>) -> bool {
+    pub(super) fn is_told_to_end(&self, cx: &std::task::Context<'_>) -> bool {
         if self.alarm.is_asked() && !self.served.get() && !self.hurried.replace(true) {
             self.alarm.within(FRESH_GRACE);
         }
@@ -171,7 +190,7 @@ impl Connection {
 }
 
 /// Reads and drops what a client is still sending, for a while.
-pub(in crate::ingress) async fn linger(stream: &mut TcpStream) {
+pub(in crate::ingress) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let mut dropped = [0; 4096];
     let read_on = async {
         let _ = stream.shutdown().await;
