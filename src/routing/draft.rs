@@ -16,12 +16,12 @@ use crate::routing::counters::{Counters, Counting};
 use crate::routing::environments::Environments;
 use crate::routing::index::Slot;
 use crate::routing::pool::PoolRoute;
-use crate::routing::route::{EnvironmentRoute, Head};
+use crate::routing::route::{EnvironmentRoute, Facts, Head};
 use crate::routing::table::Table;
 
 /// Endpoints of one pool at most; more would make choosing costly.
 const ENDPOINTS_MAX: usize = 1_000;
-/// Hosts of one environment at most; the index can tell no more apart.
+/// Hosts of one environment at most; each is looked up again when a pointer moves.
 const HOSTS_MAX: usize = 1_000;
 /// Policies that are looked through for an equal one at most.
 const POLICIES_MAX: usize = 64;
@@ -161,7 +161,7 @@ impl Draft<'_> {
             Change::Upsert(..) | Change::Delete(_) => false,
         };
         if !stays {
-            environments.remove_keys(slot, route.head());
+            environments.remove_keys(slot, route);
         }
     }
 
@@ -203,30 +203,28 @@ impl Draft<'_> {
         let facts = match asked.environment {
             Some(Some((record, digest))) => Some(self.read(record, digest)?),
             Some(None) => None,
-            None => base.as_ref().map(|base| (base.head().clone(), Arc::clone(&base.policy), base.pointer())),
+            None => base.as_ref().map(|base| base.facts()),
         };
-        let Some((head, policy, pointer)) = facts else {
+        let Some(facts) = facts else {
             return self.remove(id, slot, base, &pools);
         };
-        if let Some(pointer) = pointer.filter(|pointer| !pools.iter().any(|pool| pool.key.deployment == *pointer)) {
+        if let Some(pointer) = facts.pointer.filter(|pointer| !pools.iter().any(|pool| pool.key.deployment == *pointer))
+        {
             let why = format!("its pointer names {pointer}, which has no pool here");
             return Err(invalid(RecordKey::Environment(id), why));
         }
-        let new = Arc::new(EnvironmentRoute::new(id, head, policy, pointer, pools));
+        let new = Arc::new(EnvironmentRoute::new(id, facts, pools));
         self.next.changed.push(Changed { old: older, new: Some(Arc::clone(&new)) });
         self.put(slot, &new, base.as_deref())
     }
 
-    fn read(
-        &mut self,
-        record: EnvironmentRecord,
-        digest: Digest,
-    ) -> Result<(Head, Arc<Policy>, Option<DeploymentId>), Refusal> {
+    fn read(&mut self, record: EnvironmentRecord, digest: Digest) -> Result<Facts, Refusal> {
         if record.hosts.len() > HOSTS_MAX {
             let why = format!("{} hosts are more than {HOSTS_MAX}", record.hosts.len());
             return Err(invalid(RecordKey::Environment(record.id), why));
         }
-        Ok((Head::new(&record, digest), self.next.policy(record.policy), record.pointer))
+        let head = Head::new(&record);
+        Ok(Facts { head, digest, policy: self.next.policy(record.policy), pointer: record.pointer })
     }
 
     fn pool(&self, record: PoolRecord, digest: Digest, older: Option<&EnvironmentRoute>) -> Result<PoolRoute, Refusal> {
@@ -282,7 +280,7 @@ impl Draft<'_> {
         if has_its_keys {
             return Ok(());
         }
-        let keys = self.next.table.environments.add_keys(slot, route.head());
+        let keys = self.next.table.environments.add_keys(slot, route);
         keys.map_err(|key| invalid(RecordKey::Environment(id), format!("{key} belongs to another environment")))
     }
 
@@ -322,7 +320,7 @@ impl Draft<'_> {
     fn exchange_digests(&mut self, asked: &Asked, base: Option<&EnvironmentRoute>) {
         if let Some(environment) = &asked.environment {
             let new = environment.as_ref().map(|(_, digest)| *digest);
-            self.next.exchange_digest(base.map(|base| base.head().digest()), new);
+            self.next.exchange_digest(base.map(|base| base.digest()), new);
         }
         for (deployment, pool) in &asked.pools {
             let old = base.and_then(|base| base.pool_of(*deployment)).map(PoolRoute::digest);
@@ -376,7 +374,7 @@ impl Asked {
             let known = route.pool_of(*deployment).map(PoolRoute::digest);
             known.is_some() && known == pool.as_ref().map(|(_, digest)| *digest)
         };
-        environment.is_some_and(|(_, digest)| *digest == route.head().digest())
+        environment.is_some_and(|(_, digest)| *digest == route.digest())
             && self.pools.len() == route.pools().count()
             && self.pools.iter().all(is_same)
     }

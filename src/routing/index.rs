@@ -15,19 +15,7 @@ use foldhash::fast::RandomState;
 /// Number of a slot.
 pub type Slot = u32;
 
-/// Where a key leads: a slot, and which of the keys of that slot it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// The slot.
-    pub slot: Slot,
-    /// The key's place among the slot's keys, below [`ORDINALS`].
-    pub ordinal: u16,
-}
-
-/// How many keys one slot may have.
-pub const ORDINALS: usize = 1 << ORDINAL_BITS;
-
-/// Keys to places. The hasher is the caller's, so that one hash serves every
+/// Keys to slots. The hasher is the caller's, so that one hash serves every
 /// index it asks.
 #[derive(Clone)]
 pub struct Index {
@@ -41,14 +29,12 @@ type Node = Arc<[Arc<Chunk>]>;
 type Chunk = [Entry; CHUNK_ENTRIES];
 
 /// What an entry is made of, from its low bits up: the slot and one (an empty
-/// entry is 0), the ordinal, and the low bits of the hash. Of these the lowest
-/// say where in its chunk the key would best lie.
+/// entry is 0), and the low bits of the hash. Of these the lowest say where in
+/// its chunk the key would best lie.
 type Entry = u64;
 
 const EMPTY: Entry = 0;
-const SLOT_BITS: u32 = 32;
-const ORDINAL_BITS: u32 = 10;
-const TAG_SHIFT: u32 = SLOT_BITS + ORDINAL_BITS;
+const TAG_SHIFT: u32 = 32;
 const TAG_MASK: u64 = u64::MAX >> TAG_SHIFT;
 /// 4 KiB: one page to copy for a new host.
 const CHUNK_ENTRIES: usize = 512;
@@ -91,11 +77,9 @@ impl Index {
         Self { nodes, chunk_count, count: 0 }
     }
 
-    /// What `at` makes of the place of the key with this hash; it answers `None`
+    /// What `at` makes of the slot of the key with this hash; it answers `None`
     /// where another key lies. Neither locks nor allocates.
-    // The one loop of a resolve: a call would cost as much as it does.
-    #[inline(always)]
-    pub fn get<R>(&self, hash: u64, mut at: impl FnMut(Place) -> Option<R>) -> Option<R> {
+    pub fn get<R>(&self, hash: u64, mut at: impl FnMut(Slot) -> Option<R>) -> Option<R> {
         let chunk = self.chunk_of(hash);
         let chunk = &self.nodes[chunk / NODE_CHUNKS][chunk % NODE_CHUNKS];
         let (tag, home) = (hash & TAG_MASK, home(hash));
@@ -105,7 +89,7 @@ impl Index {
                 return None;
             }
             if entry >> TAG_SHIFT == tag
-                && let Some(found) = at(place(entry))
+                && let Some(found) = at(slot(entry))
             {
                 return Some(found);
             }
@@ -121,36 +105,35 @@ impl Index {
     /// Adds a key that is not in it. `false` when its chunk is full and the
     /// index has to be [grown](Index::grown) first.
     #[must_use]
-    pub fn insert(&mut self, hash: u64, at: Place) -> bool {
-        debug_assert!(usize::from(at.ordinal) < ORDINALS, "checked when the record was read");
+    pub fn insert(&mut self, hash: u64, at: Slot) -> bool {
         let chunk = self.chunk_mut(hash);
         let free = (0..CHUNK_ENTRIES).map(|step| (home(hash) + step) % CHUNK_ENTRIES).find(|at| chunk[*at] == EMPTY);
         let Some(free) = free else { return false };
-        chunk[free] = (hash & TAG_MASK) << TAG_SHIFT | u64::from(at.ordinal) << SLOT_BITS | (u64::from(at.slot) + 1);
+        chunk[free] = (hash & TAG_MASK) << TAG_SHIFT | (u64::from(at) + 1);
         self.count += 1;
         true
     }
 
-    /// Forgets the key with this hash at this place.
-    pub fn remove(&mut self, hash: u64, at: Place) {
+    /// Forgets the key with this hash and this slot.
+    pub fn remove(&mut self, hash: u64, at: Slot) {
         let chunk = self.chunk_mut(hash);
         let tag = hash & TAG_MASK;
         let steps = (0..CHUNK_ENTRIES).map(|step| (home(hash) + step) % CHUNK_ENTRIES);
         let mut found = steps.take_while(|at| chunk[*at] != EMPTY);
-        let Some(hole) = found.find(|i| chunk[*i] >> TAG_SHIFT == tag && place(chunk[*i]) == at) else { return };
+        let Some(hole) = found.find(|i| chunk[*i] >> TAG_SHIFT == tag && slot(chunk[*i]) == at) else { return };
         close_hole(chunk, hole);
         self.count -= 1;
     }
 
-    /// The same keys with half as much room again; `hash_of` hashes the key at a
-    /// place. Amortised: it looks at every key, for half as many new ones.
-    pub fn grown(&self, hash_of: impl Fn(Place) -> u64) -> Self {
+    /// The same keys with half as much room again; `hash_of` hashes the key of a
+    /// slot. Amortised: it looks at every key, for half as many new ones.
+    pub fn grown(&self, hash_of: impl Fn(Slot) -> u64) -> Self {
         let mut keys = self.chunk_count * CHUNK_KEYS * 3 / 2;
         loop {
             let mut wider = Self::with_capacity(keys);
             let entries = self.nodes.iter().flat_map(|node| node.iter()).flat_map(|chunk| chunk.iter());
-            let mut places = entries.filter(|entry| **entry != EMPTY).map(|entry| place(*entry));
-            if places.all(|place| wider.insert(hash_of(place), place)) {
+            let mut slots = entries.filter(|entry| **entry != EMPTY).map(|entry| slot(*entry));
+            if slots.all(|slot| wider.insert(hash_of(slot), slot)) {
                 return wider;
             }
             // A chunk overflowed: the more chunks, the further apart its keys go.
@@ -178,9 +161,8 @@ fn home(hash: u64) -> usize {
 }
 
 #[inline]
-fn place(entry: Entry) -> Place {
-    let ordinal = (entry >> SLOT_BITS) as u16 & (ORDINALS - 1) as u16;
-    Place { slot: (entry as u32).wrapping_sub(1), ordinal }
+fn slot(entry: Entry) -> Slot {
+    (entry as u32).wrapping_sub(1)
 }
 
 /// Empties `hole` and moves what a search would no longer find across it, so

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An index and the keys its places stand for.
+/// An index and the keys its slots stand for.
 #[derive(Clone)]
 struct Keyed {
     index: Index,
@@ -20,18 +20,18 @@ impl Keyed {
     }
 
     fn get(&self, key: &str) -> Option<Slot> {
-        self.index.get((self.hash)(key), |at| (self.keys.get(&at.slot)? == key).then_some(at.slot))
+        self.index.get((self.hash)(key), |slot| (self.keys.get(&slot)? == key).then_some(slot))
     }
 
     fn insert(&mut self, key: &str, slot: Slot) {
         self.keys.insert(slot, key.into());
-        while self.index.is_full() || !self.index.insert((self.hash)(key), Place { slot, ordinal: 0 }) {
-            self.index = self.index.grown(|at| (self.hash)(&self.keys[&at.slot]));
+        while self.index.is_full() || !self.index.insert((self.hash)(key), slot) {
+            self.index = self.index.grown(|slot| (self.hash)(&self.keys[&slot]));
         }
     }
 
     fn remove(&mut self, key: &str, slot: Slot) {
-        self.index.remove((self.hash)(key), Place { slot, ordinal: 0 });
+        self.index.remove((self.hash)(key), slot);
         self.keys.remove(&slot);
     }
 }
@@ -65,9 +65,9 @@ fn growing_past_its_capacity_loses_nothing() {
 }
 
 #[test]
-fn places_survive_their_entry() {
+fn slots_survive_their_entry() {
     let mut index = Index::with_capacity(1);
-    let ends = [Place { slot: 0, ordinal: 0 }, Place { slot: Slot::MAX - 1, ordinal: ORDINALS as u16 - 1 }];
+    let ends = [0, Slot::MAX - 1];
     for at in ends {
         assert!(index.insert(u64::MAX, at));
         assert_eq!(index.get(u64::MAX, |found| (found == at).then_some(found)), Some(at));
