@@ -66,8 +66,8 @@ pub struct Tls {
     pub listen: Vec<SocketAddr>,
     /// What to show to clients, chosen by the names in it.
     pub certificates: Vec<CertificateFiles>,
-    /// The certificate file for clients that name no host or an unknown one.
-    /// `None`: their handshake ends with `unrecognized_name`.
+    /// The certificate file for clients that name no host (no SNI). `None`: their
+    /// handshake ends with `unrecognized_name`, as that for an unknown host does.
     pub default: Option<PathBuf>,
     /// Who signs clients' certificates (PEM).
     pub client_ca: Option<PathBuf>,

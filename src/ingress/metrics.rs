@@ -85,6 +85,7 @@ pub(super) struct Counters {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum HandshakeFailure {
     Timeout,
+    Draining,
     Closed,
     PlainHttp,
     Protocol,
@@ -94,8 +95,17 @@ pub(super) enum HandshakeFailure {
     Overloaded,
 }
 
-const HANDSHAKE_FAILURES: [&str; 8] =
-    ["timeout", "closed", "plain_http", "protocol", "alert", "unrecognized_name", "client_certificate", "overloaded"];
+const HANDSHAKE_FAILURES: [&str; 9] = [
+    "timeout",
+    "draining",
+    "closed",
+    "plain_http",
+    "protocol",
+    "alert",
+    "unrecognized_name",
+    "client_certificate",
+    "overloaded",
+];
 
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 

@@ -24,7 +24,7 @@ const SESSIONS_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read, or holds something else.
-    #[error("read {what} from {path}: {reason}")]
+    #[error("read {what} from {path}: {reason}; give a PEM file that this user may read")]
     File {
         /// What it should hold.
         what: &'static str,
@@ -34,10 +34,12 @@ pub enum Error {
         reason: String,
     },
     /// Certificate and key cannot be used together.
-    #[error("use the certificate {path} with its key: {source}")]
+    #[error("use the certificate {path} with the key {key}: {source}; give the key that it was made with")]
     Pair {
         /// The certificate's file.
         path: PathBuf,
+        /// The key's file.
+        key: PathBuf,
         /// Why not.
         #[source]
         source: rustls::Error,
@@ -107,10 +109,11 @@ impl Certificates {
         }
     }
 
-    /// The certificate for what the client asked for: exact, one-label
-    /// wildcard, default.
+    /// The certificate for the host that the client named: exact, then a
+    /// wildcard of one label; for a client that named none, the default. Never
+    /// the default for another host: no request on it could be answered.
     pub(super) fn choose(&self, name: Option<&str>) -> Option<&Arc<Certificate>> {
-        name.and_then(|name| self.named(&name.to_ascii_lowercase())).or(self.default.as_ref())
+        name.map_or(self.default.as_ref(), |name| self.named(&name.to_ascii_lowercase()))
     }
 
     fn named(&self, name: &str) -> Option<&Arc<Certificate>> {
@@ -154,8 +157,11 @@ fn certificate(files: &CertificateFiles, base: &ServerConfig) -> Result<Certific
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| unreadable("a private key", &files.key, error.to_string()))?;
     let names = names(&chain, path)?;
-    let pair = CertifiedKey::from_der(chain, key, base.crypto_provider())
-        .map_err(|source| Error::Pair { path: path.clone(), source })?;
+    let pair = CertifiedKey::from_der(chain, key, base.crypto_provider()).map_err(|source| Error::Pair {
+        path: path.clone(),
+        key: files.key.clone(),
+        source,
+    })?;
     let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(pair));
     let mut config = base.clone();
     config.cert_resolver = resolver;

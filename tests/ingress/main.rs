@@ -17,4 +17,5 @@ mod outside;
 mod retries;
 mod streaming;
 mod tls;
+mod tls_clients;
 mod upgrades;

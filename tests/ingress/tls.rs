@@ -7,8 +7,9 @@ use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use repoint::ingress::config::{CertificateFiles, Tls};
+use rustls::client::WantsClientCert;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,16 +18,21 @@ use tokio_rustls::client::TlsStream;
 
 use crate::support::*;
 
-const HOST: &str = "support-production.localhost";
+pub const HOST: &str = "support-production.localhost";
 
-struct Secure {
-    stage: Stage,
-    roots: RootCertStore,
+pub struct Secure {
+    pub stage: Stage,
+    pub roots: RootCertStore,
     _files: TempDir,
 }
 
 impl Secure {
-    fn serving(names: &[&str], replica: &Replica) -> Self {
+    pub fn serving(names: &[&str], replica: &Replica) -> Self {
+        Self::with(names, replica, |_| {})
+    }
+
+    /// The same with other settings.
+    pub fn with(names: &[&str], replica: &Replica, set: impl FnOnce(&mut Tls)) -> Self {
         let files = tempfile::tempdir().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -41,26 +47,45 @@ impl Secure {
                 certificates: vec![CertificateFiles { certificate, key }],
                 ..Tls::default()
             };
+            set(&mut config.tls);
         });
         stage.environment("production", Some(1)).pool("production", 1, &[replica]).publish();
         Self { stage, roots, _files: files }
     }
 
-    async fn plain(&self) -> TcpStream {
+    pub async fn plain(&self) -> TcpStream {
         soon(TcpStream::connect(self.stage.running.tls_addresses()[0])).await.unwrap()
     }
 
-    async fn connect(&self, name: &str, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(self.roots.clone()).with_no_client_auth();
+    pub async fn connect(&self, name: &str, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut config = self.client(rustls::DEFAULT_VERSIONS).with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
+        self.connect_as(&Arc::new(config), name).await
+    }
+
+    /// A client that trusts the certificate.
+    pub fn client(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        builder.with_root_certificates(self.roots.clone())
+    }
+
+    pub async fn connect_as(&self, config: &Arc<ClientConfig>, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        soon(TlsConnector::from(Arc::new(config)).connect(name, self.plain().await)).await
+        soon(TlsConnector::from(Arc::clone(config)).connect(name, self.plain().await)).await
+    }
+
+    /// Waits until handshakes have failed so often for `reason`.
+    pub async fn failed(&self, reason: &str, times: f64) {
+        let name = format!("repoint_ingress_tls_handshake_failures_total{{reason=\"{reason}\"}}");
+        until(|| self.stage.metric(&name) == times).await;
     }
 }
 
-async fn asked(mut stream: TlsStream<TcpStream>, host: &str) -> String {
+pub async fn asked(mut stream: TlsStream<TcpStream>, host: &str) -> String {
     let request = head("GET", "/", host, &["Connection: close"]);
     soon(stream.write_all(request.as_bytes())).await.unwrap();
     let mut answer = Vec::new();

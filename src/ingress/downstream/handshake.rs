@@ -43,12 +43,19 @@ pub(super) async fn handshake(core: &Rc<Core>, connection: &Connection, stream: 
         if let Poll::Ready(result) = shaking.as_mut().poll(cx) {
             return Poll::Ready(result);
         }
-        if connection.is_told_to_end(cx) { Poll::Ready(Err(HandshakeFailure::Timeout)) } else { Poll::Pending }
+        if !connection.is_told_to_end(cx) {
+            return Poll::Pending;
+        }
+        let draining = connection.is_draining();
+        Poll::Ready(Err(if draining { HandshakeFailure::Draining } else { HandshakeFailure::Timeout }))
     });
     match ended.await {
         Ok(stream) => {
             core.counters.handshakes.one();
-            connection.alarm.within(connection.head_timeout);
+            // A drain that has begun meanwhile gives less time, and its word stands.
+            if !connection.hurried.get() {
+                connection.alarm.within(connection.head_timeout);
+            }
             Some(stream)
         }
         Err(failure) => {
