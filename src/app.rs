@@ -100,7 +100,7 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
         let data = DataPlane::start(&args, following, None)?;
         let metrics = data.metrics.clone();
         let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
-        let bound = Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..plane.bound()? };
+        let bound = Bound { admin: admin.local_addr()?, ..data.bound(plane.bound()?) };
         let plane = plane.start(&args, &bound, &metrics, Some(data.instance)).await?;
         serve_admin(admin, metrics, vec![data.table_loaded()]);
         data.first_table().await?;
@@ -155,8 +155,7 @@ pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
         };
         let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
         let data = DataPlane::start(&args, following, folder.map(|folder| (folder, arguments.kept())))?;
-        let bound =
-            Bound { ingress: data.ingress.addresses().to_vec(), admin: admin.local_addr()?, ..Bound::nowhere() };
+        let bound = Bound { admin: admin.local_addr()?, ..data.bound(Bound::nowhere()) };
         serve_admin(admin, data.metrics.clone(), vec![data.table_loaded()]);
         bound.announce(&args, &[]);
         stop_requested().await?;
@@ -362,6 +361,12 @@ struct DataPlane {
 }
 
 impl DataPlane {
+    /// What is bound elsewhere, and where requests arrive.
+    fn bound(&self, elsewhere: Bound) -> Bound {
+        let (ingress, tls) = (self.ingress.addresses().to_vec(), self.ingress.tls_addresses().to_vec());
+        Bound { ingress, tls, ..elsewhere }
+    }
+
     /// Serves from the table that is kept on disk, where one is, and follows the
     /// control plane from there.
     fn start(

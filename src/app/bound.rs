@@ -14,6 +14,7 @@ use crate::config::ServerArgs;
 /// Where things listen, once they do.
 pub(super) struct Bound {
     pub(super) ingress: Vec<SocketAddr>,
+    pub(super) tls: Vec<SocketAddr>,
     pub(super) api: Option<SocketAddr>,
     pub(super) stream: Option<SocketAddr>,
     pub(super) admin: SocketAddr,
@@ -22,12 +23,19 @@ pub(super) struct Bound {
 
 impl Bound {
     pub(super) fn nowhere() -> Self {
-        Self { ingress: Vec::new(), api: None, stream: None, admin: super::LOOPBACK_ADMIN, data_dir: None }
+        Self {
+            ingress: Vec::new(),
+            tls: Vec::new(),
+            api: None,
+            stream: None,
+            admin: super::LOOPBACK_ADMIN,
+            data_dir: None,
+        }
     }
 
     /// Every address, so that no endpoint URL leads back into Repoint.
     pub(super) fn all(&self) -> Vec<SocketAddr> {
-        self.ingress.iter().copied().chain(self.api).chain(self.stream).chain([self.admin]).collect()
+        self.ingress.iter().chain(&self.tls).copied().chain(self.api).chain(self.stream).chain([self.admin]).collect()
     }
 
     /// The port in the URLs that answers show. Where the proxies run apart it is
@@ -42,6 +50,7 @@ impl Bound {
             let url = |addr: SocketAddr| format!("http://{addr}");
             let object = json!({
                 "ingress": if self.ingress.is_empty() { None } else { Some(&self.ingress) },
+                "tls": if self.tls.is_empty() { None } else { Some(&self.tls) },
                 "api": self.api.map(url),
                 "stream": self.stream.map(url),
                 "admin": url(self.admin),
@@ -52,6 +61,7 @@ impl Bound {
         let lines = self.ingress.iter().map(|addr| ("ingress", *addr));
         let lines = lines.chain(self.api.map(|addr| ("api", addr))).chain(self.stream.map(|addr| ("stream", addr)));
         let lines = lines.chain([("admin", self.admin)]).map(|(name, addr)| format!("{name:<8} http://{addr}"));
+        let lines = self.tls.iter().map(|addr| format!("{:<8} https://{addr}", "tls")).chain(lines);
         let data_dir = self.data_dir.iter().map(|data_dir| format!("{:<8} {}", "data", data_dir.display()));
         say(&lines.chain(data_dir).chain(first_steps.iter().cloned()).collect::<Vec<_>>());
     }

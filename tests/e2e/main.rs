@@ -13,6 +13,7 @@ mod readme;
 mod refusals;
 mod stopping;
 mod streams;
+mod tls;
 mod workers;
 
 use support::api::{Api, Project, text};
