@@ -7,6 +7,20 @@ use std::time::Duration;
 use crate::fleet::member::State;
 use crate::model::id::InstanceId;
 
+/// Everybody who keeps something from being stopped: the first few, and how many.
+/// With ten thousand proxies that lag, sentences about all would be a megabyte
+/// in each event and each status.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Blockers {
+    /// The first [`NAMED_MAX`] of them.
+    pub named: Vec<Blocker>,
+    /// All of them.
+    pub count: usize,
+}
+
+/// Enough to see what they have in common; `repoint proxies` shows the rest.
+pub const NAMED_MAX: usize = 20;
+
 /// One reason why a pool or an endpoint cannot be stopped yet (invariant 9).
 /// Reads as a sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +60,22 @@ pub enum Why {
         /// How many, as last reported.
         in_flight: u64,
     },
+}
+
+impl Blockers {
+    /// The named ones, as sentences.
+    pub fn sentences(&self) -> Vec<String> {
+        self.named.iter().map(Blocker::to_string).collect()
+    }
+}
+
+impl FromIterator<Blocker> for Blockers {
+    fn from_iter<I: IntoIterator<Item = Blocker>>(blockers: I) -> Self {
+        let mut blockers = blockers.into_iter();
+        let named: Vec<_> = blockers.by_ref().take(NAMED_MAX).collect();
+        let count = named.len() + blockers.count();
+        Self { named, count }
+    }
 }
 
 impl Blocker {

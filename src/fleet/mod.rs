@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::fleet::blocker::Blocker;
+use crate::fleet::blocker::Blockers;
 use crate::fleet::member::{Greeting, Refused, Report};
 use crate::fleet::members::{Members, ProxyView, Session, StillLive};
 use crate::fleet::propagation::Propagation;
@@ -235,18 +235,18 @@ impl Fleet {
         self.members().blocking_endpoint(endpoint, draining, now()).next().is_none()
     }
 
-    /// Why [`Fleet::drained_pool`] is false, proxy by proxy: empty when it is true.
-    pub fn blocking_pool(&self, pool: PoolKey, closing: Revision) -> Vec<Blocker> {
+    /// Why [`Fleet::drained_pool`] is false, proxy by proxy: nobody when it is true.
+    pub fn blocking_pool(&self, pool: PoolKey, closing: Revision) -> Blockers {
         self.members().blocking_pool(pool, closing, now()).collect()
     }
 
     /// Why [`Fleet::drained_endpoint`] is false.
-    pub fn blocking_endpoint(&self, endpoint: EndpointId, draining: Revision) -> Vec<Blocker> {
+    pub fn blocking_endpoint(&self, endpoint: EndpointId, draining: Revision) -> Blockers {
         self.members().blocking_endpoint(endpoint, draining, now()).collect()
     }
 
     /// Why [`Fleet::closing_known`] is false.
-    pub fn blocking_closing(&self, revision: Revision) -> Vec<Blocker> {
+    pub fn blocking_closing(&self, revision: Revision) -> Blockers {
         self.members().blocking_closing(revision, now()).collect()
     }
 

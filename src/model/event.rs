@@ -77,8 +77,10 @@ pub enum What {
         environment_id: EnvironmentId,
         /// The deployment its replicas run.
         deployment_id: DeploymentId,
-        /// Who holds it up and why, as sentences.
+        /// Who holds it up and why, as sentences: the first 20 of them.
         blocked_by: Vec<String>,
+        /// How many hold it up.
+        blocked_by_count: usize,
     },
     /// A pending move ended without moving the pointer.
     MoveEnded {

@@ -76,8 +76,12 @@ pub struct ClosingStatus {
     /// Requests that still run on it, as last reported.
     pub in_flight: u64,
     /// Who keeps it from being stopped and why, as sentences: proxies with
-    /// running requests, and those that may not know of the closing.
+    /// running requests, and those that may not know of the closing. The first
+    /// 20 of them.
     pub blocked_by: Vec<String>,
+    /// How many keep it.
+    #[serde(default)]
+    pub blocked_by_count: usize,
 }
 
 /// One address that serves a pool.

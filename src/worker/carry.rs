@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::bundle;
 use crate::bundle::digest::Digest;
-use crate::fleet::blocker::Blocker;
+use crate::fleet::blocker::Blockers;
 use crate::logs::write::Capture;
 use crate::model::deployment::Source;
 use crate::model::event::What;
@@ -204,14 +204,19 @@ impl Supervisor {
 
     /// Nothing is stopped, whatever its time: a proxy that does not know may still send requests there. So somebody
     /// should look.
-    fn tell_blocked(&self, pool: PoolKey, blockers: &[Blocker]) {
-        let blocked_by: Vec<String> = blockers.iter().map(ToString::to_string).collect();
+    fn tell_blocked(&self, pool: PoolKey, blockers: &Blockers) {
+        let (blocked_by, blocked_by_count) = (blockers.sentences(), blockers.count);
         tracing::error!(
-            %pool, blocked_by = blocked_by.join("; "),
+            %pool, blocked_by = blocked_by.join("; "), blocked_by_count,
             "max_drain is over and nothing can be stopped; see `repoint proxies`, and `repoint proxies forget` what is dead"
         );
         let PoolKey { environment, deployment } = pool;
-        self.store.publish(What::StopBlocked { environment_id: environment, deployment_id: deployment, blocked_by });
+        self.store.publish(What::StopBlocked {
+            environment_id: environment,
+            deployment_id: deployment,
+            blocked_by,
+            blocked_by_count,
+        });
     }
 
     async fn forget(&mut self, pool: PoolKey) -> Result<(), store::Error> {

@@ -124,3 +124,21 @@ async fn a_closing_pool_names_who_keeps_it() {
     let told = status["pools"][0]["closing"]["blocked_by"][0].as_str().unwrap().to_owned();
     assert!(told.ends_with("carries 3 requests of it"), "{told}");
 }
+
+#[tokio::test]
+async fn however_many_keep_a_closing_pool_twenty_are_named_and_all_are_counted() {
+    let config = fleet::Config { settle: Duration::ZERO, ..fleet::Config::default() };
+    let plane = Plane::start_in(tempfile::tempdir().unwrap(), config).await;
+    let project = plane.project("support").await;
+    let deployment = plane.deployment(&project).await;
+    plane.ready(&project.staging, &deployment).await;
+    for n in 0..1_000 {
+        plane.fleet.hello(greeting(&format!("eu-{n:04}"), Uuid::now_v7().into()));
+    }
+    let ask = json!({ "environment_id": project.staging });
+    let closed = plane.post(&format!("deployments/{deployment}/terminate"), ask).await.ok().body;
+    let closing = &closed["pools"][0]["closing"];
+    let named = closing["blocked_by"].as_array().unwrap();
+    assert_eq!((named.len(), &closing["blocked_by_count"]), (20, &json!(1_000)));
+    assert!(named[19].as_str().unwrap().starts_with("proxy eu-0019 (run "), "{named:?}");
+}

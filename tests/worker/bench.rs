@@ -254,7 +254,11 @@ impl Bench {
         self.proxy_says(&[]);
         let session = self.proxy.take().unwrap();
         self.fleet.goodbye(&session);
-        self.fleet.hello(Greeting::new("behind", Uuid::new_v4().into(), "127.0.0.1:1".parse().unwrap()));
+        self.another_is_behind("behind");
+    }
+
+    pub fn another_is_behind(&self, name: &str) {
+        self.fleet.hello(Greeting::new(name, Uuid::new_v4().into(), "127.0.0.1:1".parse().unwrap()));
     }
 }
 

@@ -61,6 +61,7 @@ async fn max_drain_stops_a_busy_pool_where_every_proxy_knows_it_is_closing() {
     writing.commit().await.unwrap();
 
     bench.proxy_is_behind();
+    (1..30).for_each(|n| bench.another_is_behind(&format!("behind-{n}")));
     let mut events = bench.store.events();
     bench.close(key).await;
     let other = bench.deploy_mirror(1).await;
@@ -69,13 +70,15 @@ async fn max_drain_stops_a_busy_pool_where_every_proxy_knows_it_is_closing() {
     assert!(is_alive(pid));
     let told = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
-            if let What::StopBlocked { deployment_id, blocked_by, .. } = events.recv().await.unwrap().what {
-                return (deployment_id, blocked_by);
+            if let What::StopBlocked { deployment_id, blocked_by, blocked_by_count, .. } =
+                events.recv().await.unwrap().what
+            {
+                return (deployment_id, blocked_by, blocked_by_count);
             }
         }
     });
-    let (deployment, blocked_by) = told.await.expect("somebody is told");
-    assert_eq!(deployment, key.deployment);
+    let (deployment, blocked_by, count) = told.await.expect("somebody is told");
+    assert_eq!((deployment, blocked_by.len(), count), (key.deployment, 20, 30), "some are named, all are counted");
     assert!(blocked_by[0].contains("proxy behind") && blocked_by[0].contains("not applied"), "{blocked_by:?}");
 }
 

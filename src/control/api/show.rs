@@ -156,7 +156,8 @@ fn closing(control: &Control, pool: &Pool) -> Option<rest::status::ClosingStatus
     Some(rest::status::ClosingStatus {
         since: pool.closing_since,
         in_flight: control.fleet.in_flight(pool.key),
-        blocked_by: blocked_by.iter().map(ToString::to_string).collect(),
+        blocked_by: blocked_by.sentences(),
+        blocked_by_count: blocked_by.count,
     })
 }
 
