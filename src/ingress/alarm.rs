@@ -108,9 +108,9 @@ impl Alarm {
         self.state.due.set(None);
     }
 
-    /// Rings now.
-    pub(super) fn ring(&self) {
-        self.state.ring();
+    /// Whether it is going to ring.
+    pub(super) fn is_on(&self) -> bool {
+        self.state.due.get().is_some()
     }
 
     /// Whether it has rung.

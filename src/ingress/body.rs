@@ -9,11 +9,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
+use crate::ingress::request_body::State;
+use crate::ingress::upstream::link::Broken;
 use crate::ingress::upstream::pool::Lease;
 
 /// An answer's body.
@@ -27,7 +28,6 @@ enum Inner {
 }
 
 struct Replica {
-    incoming: Incoming,
     /// Longest wait for the next frame; `None` on streams that may pause for ever.
     pause_max: Option<Duration>,
     waiting: bool,
@@ -39,7 +39,7 @@ struct Replica {
 /// so that a part is never taken for the whole.
 #[derive(Debug, thiserror::Error)]
 #[error("pass on the replica's answer")]
-pub(super) struct Broken(#[source] Option<hyper::Error>);
+pub(super) struct Cut(#[source] Error);
 
 impl Body {
     /// A body made here.
@@ -48,25 +48,24 @@ impl Body {
     }
 
     /// The replica's body, which ends the exchange with its last byte.
-    pub(super) fn replica(incoming: Incoming, pause_max: Option<Duration>, lease: Lease, exchange: Exchange) -> Self {
-        if incoming.is_end_stream() {
-            lease.give_back(&exchange);
+    pub(super) fn replica(pause_max: Option<Duration>, lease: Lease, exchange: Exchange) -> Self {
+        if lease.is_end() {
+            lease.give_back(exchange);
             return Self(Inner::Made(None));
         }
-        Self(Inner::Replica(Box::new(Replica { incoming, pause_max, waiting: false, held: Some((lease, exchange)) })))
+        Self(Inner::Replica(Box::new(Replica { pause_max, waiting: false, held: Some((lease, exchange)) })))
     }
 }
 
 impl Replica {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some((lease, exchange)) = &mut self.held else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = polled else {
+        let Poll::Ready(frame) = lease.poll_frame(cx) else {
             if !self.waiting {
                 self.waiting = true;
                 lease.patience(self.pause_max);
             }
-            return Poll::Pending;
+            return lease.poll_overdue(cx).map(|()| Some(Err(self.cut(Error::ResponseTimeout))));
         };
         if self.waiting {
             self.waiting = false;
@@ -75,16 +74,14 @@ impl Replica {
         match frame {
             Some(Ok(frame)) => {
                 exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if self.incoming.is_end_stream() {
+                if lease.is_end() {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => {
-                let late = lease.is_overdue();
-                exchange.failed(&if late { Error::ResponseTimeout } else { Error::UpstreamReset(None) });
-                self.held = None;
-                Poll::Ready(Some(Err(Broken(Some(error)))))
+            Some(Err(broken)) => {
+                let error = why(broken, exchange);
+                Poll::Ready(Some(Err(self.cut(error))))
             }
             None => {
                 self.finish();
@@ -96,8 +93,40 @@ impl Replica {
     /// The last byte is out of our hands.
     fn finish(&mut self) {
         if let Some((lease, exchange)) = self.held.take() {
-            lease.give_back(&exchange);
+            lease.give_back(exchange);
         }
+    }
+
+    /// The answer ends here, and is not whole.
+    fn cut(&mut self, error: Error) -> Cut {
+        if let Some((_, mut exchange)) = self.held.take() {
+            exchange.failed(&error);
+        }
+        Cut(error)
+    }
+}
+
+impl Replica {
+    fn size_hint(&self) -> SizeHint {
+        let left = self.held.as_ref().map_or(Some(0), |(lease, _)| lease.left());
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// What the end of an answer that has begun means.
+fn why(broken: Broken, exchange: &Exchange) -> Error {
+    match broken {
+        Broken::Overdue => Error::ResponseTimeout,
+        Broken::Malformed(malformed) => Error::UpstreamInvalid(malformed),
+        Broken::Unsent(error) => Error::UpstreamReset(Some(error)),
+        Broken::Closed(error) => Error::UpstreamReset(error),
+        Broken::Cut => match exchange.ledger.as_ref().map(|ledger| ledger.state()) {
+            Some(State::TooLarge) => {
+                let claimed = exchange.claimed.as_ref();
+                Error::RequestTooLarge(claimed.map_or(0, |claimed| claimed.environment().policy.request_body_max))
+            }
+            _ => Error::ClientGone,
+        },
     }
 }
 
@@ -111,9 +140,9 @@ impl Drop for Replica {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match &mut self.0 {
             Inner::Made(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Replica(replica) => replica.poll(cx),
@@ -130,7 +159,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Made(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Inner::Replica(replica) => replica.incoming.size_hint(),
+            Inner::Replica(replica) => replica.size_hint(),
         }
     }
 }

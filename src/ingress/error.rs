@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::ingress::upstream::http1::Malformed;
 use crate::routing::table::Unresolved;
 
 /// Why a request gets no answer from a replica. Reads as "failed to …".
@@ -51,10 +52,10 @@ pub(super) enum Error {
     },
     /// The replica closed before it answered.
     #[error("get an answer: the replica closed the connection")]
-    UpstreamReset(#[source] Option<hyper::Error>),
+    UpstreamReset(#[source] Option<io::Error>),
     /// What the replica sent is not HTTP.
     #[error("read the replica's answer")]
-    UpstreamInvalid(#[source] Option<hyper::Error>),
+    UpstreamInvalid(#[source] Malformed),
     /// The replica did not begin, or go on with, its answer in time.
     #[error("get the replica's answer in time")]
     ResponseTimeout,

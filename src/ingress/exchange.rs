@@ -121,6 +121,11 @@ impl Exchange {
         self.answered = Some((Instant::now(), status));
     }
 
+    /// Whether the answer says that the request was accepted.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.answered.is_some_and(|(_, status)| status.is_success())
+    }
+
     /// It ends, or ended, badly. The first reason counts.
     pub(super) fn failed(&mut self, error: &Error) {
         self.code.get_or_insert(error.code());

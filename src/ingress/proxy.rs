@@ -33,13 +33,13 @@ const UNREAD_MAX: u64 = 4 * 1024;
 pub(super) async fn handle(core: Rc<Core>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let mut exchange = Exchange::begin(&core, &connection, &request);
     match walk(&mut exchange, request).await {
-        Ok(sent) => answer(exchange, sent).await,
+        Ok((fields, sent)) => answer(exchange, fields, sent),
         Err(error) => refuse(exchange, &error),
     }
 }
 
 /// The walk of a request to a replica, up to the head of its answer.
-async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Sent, Error> {
+async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<(HeaderMap, Sent), Error> {
     if request.version() == Version::HTTP_2 {
         exchange.count_stream()?;
     }
@@ -55,8 +55,10 @@ async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Sen
     exchange.claimed = Some(claimed);
     let request = headers::prepare(request, &asked, &found, &exchange.connection);
     exchange.identified(request.headers());
-    let request = take_body(exchange, &found, &sending, request)?;
-    forward(exchange, &asked, &sending, request).await
+    let (mut parts, incoming) = request.into_parts();
+    let body = take_body(exchange, &found, &sending, incoming)?;
+    let sent = forward(exchange, &asked, &sending, &mut parts, body).await?;
+    Ok((parts.headers, sent))
 }
 
 fn sending(claimed: &Claimed, found: &Found, request: &Request<Incoming>) -> Sending {
@@ -83,29 +85,26 @@ fn take_body(
     exchange: &mut Exchange,
     found: &Found,
     sending: &Sending,
-    request: Request<Incoming>,
-) -> Result<Request<RequestBody>, Error> {
-    if request.body().is_end_stream() {
-        return Ok(request.map(|_| RequestBody::empty()));
+    incoming: Incoming,
+) -> Result<RequestBody, Error> {
+    if incoming.is_end_stream() {
+        return Ok(RequestBody::empty());
     }
     let ledger = Ledger::new(sending.repeatable || sending.repeatable_on_reuse);
     exchange.ledger = Some(Rc::clone(&ledger));
-    if sending.body_max > 0 && request.body().size_hint().lower() > sending.body_max {
+    if sending.body_max > 0 && incoming.size_hint().lower() > sending.body_max {
         return Err(Error::RequestTooLarge(sending.body_max));
     }
     let gate = found.expects.then(|| Gate::new(exchange.core.config().continue_timeout.duration()));
-    let key = gate.as_ref().map(Gate::key);
-    let mut request = request.map(|incoming| RequestBody::new(incoming, ledger, sending.body_max, gate));
-    if let Some(key) = key {
-        key.hand_to(&mut request);
-    }
-    Ok(request)
+    Ok(RequestBody::new(incoming, ledger, sending.body_max, gate))
 }
 
 /// Passes the replica's answer on. The exchange leaves with its body.
-async fn answer(mut exchange: Exchange, sent: Sent) -> Response<Body> {
-    let Sent { response, lease } = sent;
-    let (mut parts, incoming) = response.into_parts();
+fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Body> {
+    let Sent { status, lease } = sent;
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = fields;
     let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
         let pause_max = limit(claimed.environment().policy.response_idle_timeout_ms);
         headers::answer(&mut parts, &exchange.core.origin(claimed));
@@ -114,10 +113,10 @@ async fn answer(mut exchange: Exchange, sent: Sent) -> Response<Body> {
     exchange.answered(parts.status);
     if parts.status != StatusCode::SWITCHING_PROTOCOLS {
         close_if_asked(&exchange, &mut parts.headers);
-        return Response::from_parts(parts, Body::replica(incoming, pause_max, lease, exchange));
+        return Response::from_parts(parts, Body::replica(pause_max, lease, exchange));
     }
     let connection = Rc::clone(&exchange.connection);
-    match lease.into_tunnel(exchange).await {
+    match lease.into_tunnel(exchange) {
         Some(tunnel) => {
             connection.hand_over(tunnel);
             Response::from_parts(parts, Body::made(Bytes::new()))

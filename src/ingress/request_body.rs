@@ -3,8 +3,8 @@
 //! Passes frames on as they come, enforces the environment's limit, and holds
 //! the first frame back until the replica asks for it where the client announced
 //! its body with `Expect`. Its ledger outlives it and tells the rest of the walk
-//! what became of the body, and, for requests that may be sent again, gives back
-//! what was taken. Buffers nothing: frames kept for a second sending are shared.
+//! what became of the body. Where the request may be sent again it can be begun
+//! anew. Buffers nothing: frames kept for a second sending are shared.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -27,13 +27,11 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Ledger {
     bytes: Cell<u64>,
     state: Cell<State>,
+    /// Whether the client holds it back until it is asked.
+    held_back: Cell<bool>,
     /// Frames taken so far, while all of them may have to be sent again.
     kept: RefCell<Option<VecDeque<Bytes>>>,
     kept_bytes: Cell<usize>,
-    /// What was not taken, once the body was dropped.
-    rest: RefCell<Option<Incoming>>,
-    /// Called with its end.
-    then: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
 /// How far a body has come.
@@ -71,23 +69,14 @@ impl Ledger {
         self.state.get() == State::Done
     }
 
-    /// Calls `then` with the end of the body, unless an answer has begun by then.
-    pub(super) fn when_done(&self, then: impl FnOnce() + 'static) {
-        *self.then.borrow_mut() = Some(Box::new(then));
+    /// Whether more of it is to come, asked for or not.
+    pub(super) fn is_flowing(&self) -> bool {
+        self.state.get() == State::Open && !self.held_back.get()
     }
 
     /// An answer has begun: the body is not sent again.
     pub(super) fn settle(&self) {
-        *self.then.borrow_mut() = None;
         *self.kept.borrow_mut() = None;
-        *self.rest.borrow_mut() = None;
-    }
-
-    fn done(&self) {
-        self.state.set(State::Done);
-        if let Some(then) = self.then.borrow_mut().take() {
-            then();
-        }
     }
 
     fn keep(&self, data: &Bytes) {
@@ -102,7 +91,7 @@ impl Ledger {
     }
 }
 
-/// Why a body ends early; told to the upstream connection, which closes.
+/// Why a body ends early; the connection to the replica closes with it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Cut {
     /// It passes the limit.
@@ -135,26 +124,44 @@ impl RequestBody {
 
     /// A body that ends with an error past `limit` bytes; 0 means no limit.
     pub(super) fn new(incoming: Incoming, ledger: Rc<Ledger>, limit: u64, gate: Option<Gate>) -> Self {
+        ledger.held_back.set(gate.is_some());
         Self(Some(Box::new(Inner { again: VecDeque::new(), incoming: Some(incoming), ledger, limit, gate })))
     }
 
-    /// The same body once more, after the first was dropped; `None` when more
-    /// was taken than is kept.
-    pub(super) fn again(ledger: &Rc<Ledger>, limit: u64) -> Option<Self> {
-        let again = ledger.kept.borrow().clone()?;
-        let incoming = ledger.rest.borrow_mut().take();
-        if incoming.is_none() && !ledger.is_done() {
-            return None;
+    /// The replica asks for it.
+    pub(super) fn ask(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            inner.open();
         }
-        Some(Self(Some(Box::new(Inner { again, incoming, ledger: Rc::clone(ledger), limit, gate: None }))))
+    }
+
+    /// Takes back what was taken last and sent nowhere.
+    pub(super) fn put_back(&mut self, data: Bytes) {
+        if let Some(inner) = self.0.as_mut().filter(|_| !data.is_empty()) {
+            inner.again.push_front(data);
+        }
+    }
+
+    /// Begins anew, to be sent once more; `false` when more was taken than is kept.
+    pub(super) fn rewind(&mut self) -> bool {
+        let Some(inner) = &mut self.0 else { return true };
+        let Some(kept) = inner.ledger.kept.borrow().clone() else { return false };
+        inner.again = kept;
+        inner.open();
+        true
     }
 }
 
 impl Inner {
+    fn open(&mut self) {
+        self.gate = None;
+        self.ledger.held_back.set(false);
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if let Some(gate) = &mut self.gate {
             ready!(gate.poll_open(cx));
-            self.gate = None;
+            self.open();
         }
         if let Some(data) = self.again.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -165,7 +172,7 @@ impl Inner {
         let passed = frame.map(|frame| self.check(frame)).transpose();
         if is_last && passed.is_ok() {
             self.incoming = None;
-            self.ledger.done();
+            self.ledger.state.set(State::Done);
         }
         Poll::Ready(passed.transpose())
     }
@@ -216,13 +223,5 @@ impl Body for RequestBody {
             hint.set_upper(upper.saturating_add(again));
         }
         hint
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if self.ledger.kept.borrow().is_some() {
-            *self.ledger.rest.borrow_mut() = self.incoming.take();
-        }
     }
 }

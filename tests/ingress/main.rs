@@ -19,3 +19,4 @@ mod streaming;
 mod tls;
 mod tls_clients;
 mod upgrades;
+mod upstream;

@@ -7,14 +7,16 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
+use http::StatusCode;
+use http::request::Parts;
 
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::headers;
 use crate::ingress::identify::Asked;
 use crate::ingress::request_body::{RequestBody, State};
+use crate::ingress::upstream::http1::Malformed;
+use crate::ingress::upstream::link::Broken;
 use crate::ingress::upstream::pool::Lease;
 use crate::ingress::upstream::retry::{Facts, Verdict, verdict};
 use crate::model::id::EndpointId;
@@ -35,9 +37,10 @@ pub(in crate::ingress) struct Sending {
     pub(in crate::ingress) body_max: u64,
 }
 
-/// The head of an answer, and the connection its body comes on.
+/// The head of an answer, and the connection its body comes on. Its fields have
+/// taken the place of the request's.
 pub(in crate::ingress) struct Sent {
-    pub(in crate::ingress) response: Response<Incoming>,
+    pub(in crate::ingress) status: StatusCode,
     pub(in crate::ingress) lease: Lease,
 }
 
@@ -60,18 +63,18 @@ struct Failure {
     error: Error,
     endpoint: Option<EndpointId>,
     reused: bool,
-    /// The request, where it was not sent.
-    unsent: Option<Request<RequestBody>>,
-    /// A copy of its head, where it may be sent twice.
-    copy: Option<Head>,
-    handed_back: bool,
+    sent: How,
 }
 
-/// What of a request is kept to send it again.
-struct Head {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+/// How far a request has come in an attempt that failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// There was no connection for it.
+    Unconnected,
+    /// Not one byte of it was written.
+    Unsent,
+    /// A replica may have seen it.
+    Lost,
 }
 
 /// Sends a request, and sends it again where that is safe.
@@ -79,20 +82,21 @@ pub(in crate::ingress) async fn forward(
     exchange: &mut Exchange,
     asked: &Asked,
     sending: &Sending,
-    mut request: Request<RequestBody>,
+    parts: &mut Parts,
+    mut body: RequestBody,
 ) -> Result<Sent, Error> {
     exchange.core.upstream.budget.borrow_mut().request(exchange.started);
     let mut attempts = Attempts::default();
     loop {
         attempts.made += 1;
-        match attempt(exchange, sending, &mut attempts, request).await {
+        match attempt(exchange, sending, &mut attempts, parts, &mut body).await {
             Ok(sent) => {
                 if let Some(ledger) = &exchange.ledger {
                     ledger.settle();
                 }
                 return Ok(sent);
             }
-            Err(failure) => request = attempts.next(exchange, asked, sending, *failure)?,
+            Err(failure) => attempts.next(exchange, asked, sending, *failure, &mut body)?,
         }
     }
 }
@@ -101,65 +105,53 @@ async fn attempt(
     exchange: &mut Exchange,
     sending: &Sending,
     attempts: &mut Attempts,
-    request: Request<RequestBody>,
+    parts: &mut Parts,
+    body: &mut RequestBody,
 ) -> Result<Sent, Box<Failure>> {
-    let core = std::rc::Rc::clone(&exchange.core);
     let now = if attempts.made == 1 { exchange.started } else { Instant::now() };
-    let (mut parts, body) = request.into_parts();
-    let Some(chosen) = choose(exchange, attempts, &mut parts, now) else {
+    let Some((id, address)) = choose(exchange, attempts, parts, now) else {
         let error = attempts.refused.take().unwrap_or(Error::NoReadyEndpoint);
-        return Err(Failure::before_connection(error, None, Request::from_parts(parts, body)));
+        return Err(Box::new(Failure { error, endpoint: None, reused: false, sent: How::Unconnected }));
     };
-    let (id, address) = chosen;
-    let request = Request::from_parts(parts, body);
-    let fresh = attempts.fresh || sending.upgrade;
-    let mut lease = match core.upstream.lease(address, fresh, sending.connect_timeout, now).await {
-        Ok(lease) => lease,
-        Err(source) => {
-            core.upstream.failed(address, now);
-            let error = Error::Connect { endpoint: address, source };
-            return Err(Failure::before_connection(error, Some(id), request));
-        }
+    let upstream = &exchange.core.upstream;
+    let kept = if attempts.fresh || sending.upgrade { None } else { upstream.kept(address, now) };
+    let mut lease = match kept {
+        Some(lease) => lease,
+        // Boxed: rare, and its state would make every request's larger.
+        None => match Box::pin(upstream.open(address, sending.connect_timeout)).await {
+            Ok(lease) => lease,
+            Err(source) => {
+                upstream.failed(address, now);
+                let error = Error::Connect { endpoint: address, source };
+                return Err(Box::new(Failure { error, endpoint: Some(id), reused: false, sent: How::Unconnected }));
+            }
+        },
     };
     let reused = lease.reused;
-    let repeatable = sending.repeatable || sending.repeatable_on_reuse && reused;
-    let copy = repeatable.then(|| Head::of(&request));
-    be_patient(exchange, sending, &lease);
-    match lease.send(request).await {
+    let broken = match lease.exchange(parts, body, sending.response_start).await {
         // RFC 9110 §15.2.2: 101 answers a request to switch, and no other.
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !sending.upgrade => {
-            Err(Failure::final_one(Error::UpstreamInvalid(None)))
+        Ok(StatusCode::SWITCHING_PROTOCOLS) if !sending.upgrade => {
+            Broken::Malformed(Malformed("101 without being asked to switch"))
         }
-        Ok(response) => {
-            lease.patience(None);
-            core.upstream.succeeded(address);
-            Ok(Sent { response, lease })
+        Ok(status) => {
+            upstream.succeeded(address);
+            return Ok(Sent { status, lease });
         }
-        Err(mut failed) => {
-            let unsent = failed.as_mut().and_then(|failed| failed.take_message());
-            let error = why(exchange, &lease, sending, failed.map(|failed| failed.into_error()));
-            if !reused && matches!(error, Error::UpstreamReset(_)) {
-                core.upstream.failed(address, now);
-            }
-            let handed_back = unsent.is_some();
-            Err(Box::new(Failure { error, endpoint: Some(id), reused, unsent, copy, handed_back }))
-        }
+        Err(broken) => broken,
+    };
+    let sent = if matches!(broken, Broken::Unsent(_)) { How::Unsent } else { How::Lost };
+    let error = why(exchange, sending, broken);
+    if !reused && matches!(error, Error::UpstreamReset(_)) {
+        upstream.failed(address, now);
     }
-}
-
-/// A slow upload is the client's doing: the replica's time begins with its end.
-fn be_patient(exchange: &Exchange, sending: &Sending, lease: &Lease) {
-    match (sending.response_start, &exchange.ledger) {
-        (Some(limit), Some(ledger)) if !ledger.is_done() => ledger.when_done(lease.later_patience(limit)),
-        (limit, _) => lease.patience(limit),
-    }
+    Err(Box::new(Failure { error, endpoint: Some(id), reused, sent }))
 }
 
 /// Chooses an endpoint, takes the claim on it, and addresses the request to it.
 fn choose(
     exchange: &mut Exchange,
     attempts: &Attempts,
-    parts: &mut http::request::Parts,
+    parts: &mut Parts,
     now: Instant,
 ) -> Option<(EndpointId, std::net::SocketAddr)> {
     let core = &exchange.core;
@@ -180,35 +172,36 @@ fn choose(
 }
 
 /// What an attempt's end means.
-fn why(exchange: &Exchange, lease: &Lease, sending: &Sending, error: Option<hyper::Error>) -> Error {
+fn why(exchange: &Exchange, sending: &Sending, broken: Broken) -> Error {
     match exchange.ledger.as_ref().map(|ledger| ledger.state()) {
         Some(State::TooLarge) => return Error::RequestTooLarge(sending.body_max),
         Some(State::ClientGone) => return Error::ClientGone,
         Some(State::Open | State::Done) | None => {}
     }
-    if lease.is_overdue() {
-        return Error::ResponseTimeout;
-    }
-    match error {
-        Some(error) if error.is_parse() => Error::UpstreamInvalid(Some(error)),
-        error => Error::UpstreamReset(error),
+    match broken {
+        Broken::Overdue => Error::ResponseTimeout,
+        Broken::Malformed(malformed) => Error::UpstreamInvalid(malformed),
+        Broken::Unsent(error) => Error::UpstreamReset(Some(error)),
+        Broken::Closed(error) => Error::UpstreamReset(error),
+        Broken::Cut => Error::BadRequest("the body is not as long as it was announced"),
     }
 }
 
 impl Attempts {
-    /// The request for the next attempt, or why there is none.
+    /// Prepares the next attempt, or says why there is none.
     fn next(
         &mut self,
         exchange: &mut Exchange,
         asked: &Asked,
         sending: &Sending,
         failure: Failure,
-    ) -> Result<Request<RequestBody>, Error> {
-        let Failure { error, endpoint, reused, unsent, copy, handed_back } = failure;
-        self.lost += u32::from(unsent.is_none());
+        body: &mut RequestBody,
+    ) -> Result<(), Error> {
+        let Failure { error, endpoint, reused, sent } = failure;
+        self.lost += u32::from(sent == How::Lost);
         let facts = Facts {
             made: self.made,
-            handed_back,
+            handed_back: sent == How::Unsent,
             reused,
             lost: self.lost,
             repeatable: sending.repeatable,
@@ -220,22 +213,17 @@ impl Attempts {
             Verdict::Budgeted => upstream.budget.borrow_mut().retry(Instant::now()),
             Verdict::GiveUp => false,
         };
-        if !go {
+        // What was written has to be written once more; the rest is still here.
+        if !go || sent == How::Lost && !body.rewind() {
             return Err(error);
         }
-        let again = match (unsent, copy) {
-            (Some(request), _) => Some(request),
-            (None, Some(copy)) => copy.with_body(exchange, sending),
-            (None, None) => None,
-        };
-        let Some(request) = again else { return Err(error) };
         self.fresh = true;
-        self.avoid.extend(endpoint.filter(|_| !handed_back));
+        self.avoid.extend(endpoint.filter(|_| sent != How::Unsent));
         tracing::debug!(error = &error as &dyn std::error::Error, attempt = self.made, "sending again");
         self.resolve_again(exchange, asked, error)?;
         exchange.retries += 1;
         exchange.core.counters.retries.one();
-        Ok(request)
+        Ok(())
     }
 
     /// Invariant 10: before any byte was sent it may resolve again, to wherever
@@ -256,34 +244,5 @@ impl Attempts {
         }
         self.refused = matches!(error, Error::Connect { .. }).then_some(error);
         Ok(())
-    }
-}
-
-impl Failure {
-    fn final_one(error: Error) -> Box<Self> {
-        Box::new(Self { error, endpoint: None, reused: false, unsent: None, copy: None, handed_back: false })
-    }
-
-    fn before_connection(error: Error, endpoint: Option<EndpointId>, request: Request<RequestBody>) -> Box<Self> {
-        Box::new(Self { error, endpoint, reused: false, unsent: Some(request), copy: None, handed_back: false })
-    }
-}
-
-impl Head {
-    fn of(request: &Request<RequestBody>) -> Self {
-        Self { method: request.method().clone(), uri: request.uri().clone(), headers: request.headers().clone() }
-    }
-
-    /// The whole request again; `None` where its body is gone.
-    fn with_body(self, exchange: &Exchange, sending: &Sending) -> Option<Request<RequestBody>> {
-        let body = match &exchange.ledger {
-            Some(ledger) => RequestBody::again(ledger, sending.body_max)?,
-            None => RequestBody::empty(),
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        Some(request)
     }
 }

@@ -1,45 +1,107 @@
-//! One connection to a replica: opening it, its socket, its alarm.
+//! One connection to a replica, and the request that is on it.
 //!
-//! hyper drives the HTTP on it in a task of its own. Whoever holds the
-//! [`Link`] can end it, ask whether it can still be used, or take the socket
-//! back after an upgrade.
+//! Nobody drives a link: whoever holds it polls it, and dropping it closes the
+//! connection. While a request waits for its answer the link writes and reads in
+//! turn; after an answer has begun too early, a task of its own sends the rest.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use http_body::Frame;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::JoinHandle;
 
 use crate::ingress::alarm::Alarm;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::socket;
+use crate::ingress::upstream::http1::Malformed;
+use crate::ingress::upstream::http1::body::{Body, Step};
+use crate::ingress::upstream::http1::head::{Head, Reader};
+use crate::ingress::upstream::http1::outgoing::{Outgoing, Stop};
 
 /// One connection to a replica.
 pub(super) struct Link {
     pub(super) address: SocketAddr,
     pub(super) alarm: Alarm,
-    /// Gone once an upgrade has taken it.
-    stream: RefCell<Option<TcpStream>>,
+    /// When it began to wait for a request.
+    pub(super) since: Instant,
+    /// How long it may wait.
+    pub(super) idle_limit: Duration,
+    io: Io,
+    buffers: Rc<Buffers>,
+    /// Read, and not yet handed on.
+    rest: Bytes,
+    body: Body,
+    /// Whether the request that is on it is written as a whole.
+    is_sent: bool,
+    /// Whether the replica lets it be used again.
+    keeps: bool,
 }
 
-/// A connection that was just opened.
-pub(super) struct Opened {
-    pub(super) sender: SendRequest<RequestBody>,
-    pub(super) link: Rc<Link>,
-    /// Resolves when HTTP has ended on it, with what was read beyond.
-    pub(super) ended: JoinHandle<Bytes>,
+/// Buffers that the links of one core take turns with.
+#[derive(Default)]
+pub(super) struct Buffers {
+    read: RefCell<BytesMut>,
+    head: RefCell<Vec<u8>>,
+}
+
+/// Bytes read at once at most, and what a buffer holds: a large answer fills it,
+/// a few dozen small ones share it.
+const READ_BYTES_MAX: usize = 64 * 1024;
+/// What there must be room for before a read.
+const READ_BYTES_MIN: usize = 8 * 1024;
+/// A head larger than this leaves its buffer behind.
+const HEAD_BUFFER_MAX: usize = 64 * 1024;
+
+enum Io {
+    Whole(TcpStream),
+    /// The rest of the request is sent by a task, which ends with the link.
+    Reading {
+        stream: OwnedReadHalf,
+        sending: Sending,
+    },
+    Gone,
+}
+
+/// A task that sends the rest of a request; ended when dropped.
+struct Sending {
+    task: JoinHandle<()>,
+    /// The request has no end, so the connection was closed.
+    cut: Rc<Cell<bool>>,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Why a request got no answer, or half of one.
+#[derive(Debug)]
+pub(in crate::ingress) enum Broken {
+    /// Not one byte of the request was written.
+    Unsent(io::Error),
+    /// The request's body has no end.
+    Cut,
+    /// The connection has ended.
+    Closed(Option<io::Error>),
+    /// What came is not HTTP.
+    Malformed(Malformed),
+    /// The alarm has rung.
+    Overdue,
 }
 
 impl Link {
@@ -49,90 +111,268 @@ impl Link {
         alarm: Alarm,
         limit: Duration,
         peer_timeout: Duration,
-    ) -> io::Result<Opened> {
+        idle_limit: Duration,
+        buffers: Rc<Buffers>,
+    ) -> io::Result<Box<Self>> {
         let connecting = tokio::time::timeout(limit, TcpStream::connect(address));
         let stream = connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         socket::tune(&SockRef::from(&stream), peer_timeout)?;
-        let link = Rc::new(Self { address, alarm, stream: RefCell::new(Some(stream)) });
-        let io = TokioIo::new(ReplicaIo(Rc::clone(&link)));
-        let (sender, http) = http1::Builder::new().handshake(io).await.map_err(io::Error::other)?;
-        let ended = tokio::task::spawn_local(drive(Rc::clone(&link), http));
-        Ok(Opened { sender, link, ended })
+        Ok(Box::new(Self {
+            address,
+            alarm,
+            since: Instant::now(),
+            idle_limit,
+            io: Io::Whole(stream),
+            buffers,
+            rest: Bytes::new(),
+            body: Body::EMPTY,
+            is_sent: true,
+            keeps: true,
+        }))
     }
 
-    /// Whether something can be read. On an idle connection that is its end, or
-    /// an answer nobody asked for; either way it cannot be used.
-    pub(super) fn is_readable(&self) -> bool {
-        let stream = self.stream.borrow();
-        let Some(stream) = stream.as_ref() else { return true };
+    /// Whether nothing has happened on an idle connection, as far as the event
+    /// loop has heard: anything to read is its end, or an answer nobody asked for.
+    pub(super) fn is_quiet(&self) -> bool {
+        let Io::Whole(stream) = &self.io else { return false };
+        // No system call unless the event loop has seen something.
+        let read = stream.try_read(&mut [0]);
+        !self.alarm.has_rung() && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The same, as far as the kernel knows.
+    pub(super) fn is_quiet_now(&self) -> bool {
+        let Io::Whole(stream) = &self.io else { return false };
         let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
-        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        self.is_quiet() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Takes the socket, once HTTP has ended on it.
-    pub(super) fn take_stream(&self) -> Option<TcpStream> {
-        self.stream.borrow_mut().take()
+    /// Ready when the alarm has rung.
+    pub(super) fn poll_overdue(&self, cx: &Context<'_>) -> Poll<()> {
+        // One that is off needs nobody to be woken.
+        if self.alarm.is_on() || self.alarm.has_rung() { self.alarm.poll_rung(cx) } else { Poll::Pending }
     }
-}
 
-async fn drive(link: Rc<Link>, mut http: http1::Connection<TokioIo<ReplicaIo>, RequestBody>) -> Bytes {
-    let ended = poll_fn(|cx| {
-        if link.alarm.poll_rung(cx).is_ready() {
-            return Poll::Ready(None);
+    /// Whether nothing is left of the request that was on it.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.is_sent && self.keeps && self.body.is_end() && self.rest.is_empty()
+    }
+
+    /// Sends a request and reads the head of its answer, whose fields replace
+    /// those of the request. The alarm is set to `patience` once all of the
+    /// request is written: a slow upload is the client's doing.
+    pub(super) async fn exchange(
+        &mut self,
+        parts: &mut Parts,
+        body: &mut RequestBody,
+        patience: Option<Duration>,
+    ) -> Result<StatusCode, Broken> {
+        let mut out = Outgoing::new(parts, body, self.buffers.take_head());
+        let mut reader = Reader::default();
+        let mut refused = None;
+        self.is_sent = false;
+        let head = poll_fn(|cx| {
+            loop {
+                if !self.is_sent
+                    && refused.is_none()
+                    && let Poll::Ready(error) = self.poll_send(cx, &mut out, body, patience)?
+                {
+                    refused = error;
+                }
+                match ready!(self.poll_head(cx, &mut reader, parts)) {
+                    Ok(head) if head.is_interim() => {
+                        if head.status == StatusCode::CONTINUE {
+                            body.ask();
+                        }
+                    }
+                    Ok(head) => return Poll::Ready(Ok(head)),
+                    // What kept us from writing says more than the end that followed.
+                    Err(Broken::Closed(error)) => {
+                        return Poll::Ready(Err(Broken::Closed(refused.take().or(error))));
+                    }
+                    Err(broken) => return Poll::Ready(Err(broken)),
+                }
+            }
+        });
+        let head = head.await?;
+        if self.is_sent {
+            self.buffers.give_head(out.into_buffer());
+        } else if refused.is_none() {
+            self.send_rest(out, std::mem::replace(body, RequestBody::empty()));
         }
-        Pin::new(&mut http).poll(cx).map(Some)
-    });
-    match ended.await {
-        Some(Ok(())) => http.into_parts().read_buf,
-        Some(Err(error)) => {
-            // Whoever waits on this connection is told through its request.
-            tracing::trace!(error = &error as &dyn std::error::Error, replica = %link.address, "link ended");
-            Bytes::new()
+        self.alarm.off();
+        Ok(self.begin(head))
+    }
+
+    fn begin(&mut self, head: Head) -> StatusCode {
+        self.keeps = head.keeps;
+        self.body = head.body;
+        if let Some(limit) = head.idle_limit {
+            self.idle_limit = self.idle_limit.min(limit);
         }
-        None => Bytes::new(),
-    }
-}
-
-/// The socket as hyper sees it; the link keeps hold of it.
-struct ReplicaIo(Rc<Link>);
-
-impl ReplicaIo {
-    fn with<T>(&self, poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match self.0.stream.borrow_mut().as_mut() {
-            Some(stream) => poll(Pin::new(stream)),
-            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-}
-
-impl AsyncRead for ReplicaIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for ReplicaIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.with(|stream| stream.poll_write(cx, bytes))
+        head.status
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|stream| stream.poll_shutdown(cx))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
+    /// Sends what can be sent. An answer may be there although the connection
+    /// takes no more; then the error is what this is ready with.
+    fn poll_send(
+        &mut self,
         cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.with(|stream| stream.poll_write_vectored(cx, parts))
+        out: &mut Outgoing,
+        body: &mut RequestBody,
+        patience: Option<Duration>,
+    ) -> Poll<Result<Option<io::Error>, Broken>> {
+        let Io::Whole(stream) = &mut self.io else { return Poll::Ready(Ok(None)) };
+        let refused = match ready!(out.poll(cx, stream, body)) {
+            Ok(()) => {
+                self.is_sent = true;
+                None
+            }
+            Err(Stop::Cut) => return Poll::Ready(Err(Broken::Cut)),
+            Err(Stop::Io(error)) if !out.has_begun() => {
+                body.put_back(out.take_unsent());
+                return Poll::Ready(Err(Broken::Unsent(error)));
+            }
+            Err(Stop::Io(error)) => Some(error),
+        };
+        if let Some(limit) = patience {
+            self.alarm.within(limit);
+        }
+        Poll::Ready(Ok(refused))
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Reader,
+        parts: &mut Parts,
+    ) -> Poll<Result<Head, Broken>> {
+        let to_head = parts.method == Method::HEAD;
+        loop {
+            if let Some(head) = reader.read(&mut self.rest, to_head, &mut parts.headers).map_err(Broken::Malformed)? {
+                return Poll::Ready(Ok(head));
+            }
+            if !ready!(self.poll_fill(cx, READ_BYTES_MIN))? {
+                return Poll::Ready(Err(Broken::Closed(None)));
+            }
+        }
+    }
+
+    /// The next frame of the answer's body.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        loop {
+            match self.body.step(&mut self.rest).map_err(Broken::Malformed)? {
+                Step::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Step::Trailers(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Step::End => return Poll::Ready(None),
+                Step::More => {}
+            }
+            let wanted =
+                self.body.left().map_or(READ_BYTES_MIN * 2, |left| usize::try_from(left).unwrap_or(usize::MAX));
+            if !ready!(self.poll_fill(cx, wanted.clamp(READ_BYTES_MIN, READ_BYTES_MAX)))? {
+                let is_whole = matches!(self.body, Body::UntilClose);
+                self.body = Body::EMPTY;
+                self.keeps = false;
+                return Poll::Ready(if is_whole { None } else { Some(Err(Broken::Closed(None))) });
+            }
+        }
+    }
+
+    /// Whether the answer's body has ended.
+    pub(super) fn is_end(&self) -> bool {
+        self.body.is_end()
+    }
+
+    /// Bytes of the answer's body that are still to come, where that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.body.left()
+    }
+
+    /// Reads more; `false` at the end of the connection.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<bool, Broken>> {
+        let mut buffer = self.buffers.read.borrow_mut();
+        if buffer.capacity() < room {
+            // Uses the same memory again where nobody holds on to a piece of it.
+            buffer.reserve(READ_BYTES_MAX);
+        }
+        let Poll::Ready(read) = pin!(self.io.read_buf(&mut *buffer)).poll(cx) else {
+            return self.poll_overdue(cx).map(|()| Err(Broken::Overdue));
+        };
+        if let (Io::Reading { sending, .. }, Ok(0) | Err(_)) = (&self.io, &read)
+            && sending.cut.get()
+        {
+            // We closed it: what came so far is not the whole of an answer that ends with its connection.
+            return Poll::Ready(Err(Broken::Cut));
+        }
+        let read = read.map_err(|error| Broken::Closed(Some(error)))?;
+        // Never empty here: what was read before has been used up.
+        self.rest = buffer.split().freeze();
+        Poll::Ready(Ok(read > 0))
+    }
+
+    /// The answer has begun and the request has not ended: both go on, whichever
+    /// of them the client is slow to take or give. Such a connection is not kept.
+    fn send_rest(&mut self, mut out: Outgoing, mut body: RequestBody) {
+        let Io::Whole(stream) = std::mem::replace(&mut self.io, Io::Gone) else { return };
+        let (read, mut write) = stream.into_split();
+        let cut = Rc::new(Cell::new(false));
+        let is_cut = Rc::clone(&cut);
+        let task = tokio::task::spawn_local(async move {
+            if let Err(Stop::Cut) = poll_fn(|cx| out.poll(cx, &mut write, &mut body)).await {
+                is_cut.set(true);
+                // Best effort: where it fails, the connection has ended already.
+                let _ = SockRef::from(write.as_ref()).shutdown(Shutdown::Both);
+            }
+            // Half of a close would tell the replica that nobody waits any more.
+            write.forget();
+        });
+        self.io = Io::Reading { stream: read, sending: Sending { task, cut } };
+    }
+
+    /// Whether an answer came before its request was sent, and the rest is being sent.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self.io, Io::Reading { .. })
+    }
+
+    /// Resolves when the rest of the request is sent, or the replica has closed.
+    pub(super) async fn sent(&mut self) {
+        let Io::Reading { stream, sending } = &mut self.io else { return };
+        poll_fn(|cx| {
+            let mut behind = [0];
+            // Whatever comes after the answer, this connection has served.
+            let is_over = Pin::new(&mut *stream).poll_read(cx, &mut ReadBuf::new(&mut behind)).is_ready();
+            if is_over { Poll::Ready(()) } else { Pin::new(&mut sending.task).poll(cx).map(|_| ()) }
+        })
+        .await;
+    }
+
+    /// Takes the socket, and what came behind a 101.
+    pub(super) fn into_stream(self) -> Option<(TcpStream, Bytes)> {
+        match self.io {
+            Io::Whole(stream) => Some((stream, self.rest)),
+            Io::Reading { .. } | Io::Gone => None,
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Whole(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Reading { stream, .. } => Pin::new(stream).poll_read(cx, into),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+impl Buffers {
+    fn take_head(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.head.borrow_mut())
+    }
+
+    fn give_head(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= HEAD_BUFFER_MAX {
+            *self.head.borrow_mut() = buffer;
+        }
     }
 }

@@ -8,6 +8,7 @@ pub(super) mod balance;
 pub(super) mod budget;
 pub(super) mod forward;
 pub(super) mod health;
+pub(super) mod http1;
 pub(super) mod link;
 pub(super) mod pool;
 pub(super) mod retry;
@@ -25,7 +26,7 @@ use crate::ingress::config::Config;
 use crate::ingress::metrics::Counters;
 use crate::ingress::upstream::budget::Budget;
 use crate::ingress::upstream::health::Health;
-use crate::ingress::upstream::pool::Idle;
+use crate::ingress::upstream::link::{Buffers, Link};
 use crate::model::id::EndpointId;
 use crate::routing::claim::Claim;
 use crate::routing::pool::PoolRoute;
@@ -37,6 +38,7 @@ pub(super) struct Upstream {
     unwell: Cell<bool>,
     budget: RefCell<Budget>,
     alarms: Rc<Alarms>,
+    buffers: Rc<Buffers>,
     counters: Arc<Counters>,
     idle_timeout: Duration,
     idle_max: usize,
@@ -47,7 +49,8 @@ pub(super) struct Upstream {
 /// What is known of one address.
 #[derive(Default)]
 struct Replica {
-    idle: Vec<Idle>,
+    #[expect(clippy::vec_box, reason = "a link moves between here and a request, each time by its pointer")]
+    idle: Vec<Box<Link>>,
     health: Health,
 }
 
@@ -60,6 +63,7 @@ impl Upstream {
             unwell: Cell::new(false),
             budget: RefCell::new(Budget::new(now)),
             alarms: Alarms::new(now),
+            buffers: Rc::default(),
             counters,
             idle_timeout: config.upstream_idle_timeout.duration(),
             // The bound is per process; every core may fill its share.
@@ -108,13 +112,13 @@ impl Upstream {
         }
     }
 
-    /// Once a tick: closes what has been idle for too long, forgets addresses
-    /// that nothing is known of.
+    /// Once a tick: closes what has been idle for too long or was closed by the
+    /// replica, forgets addresses that nothing is known of.
     pub(super) fn sweep(&self, now: Instant) {
         self.alarms.sweep(now);
         let mut replicas = self.replicas.borrow_mut();
         replicas.retain(|_, known| {
-            known.idle.retain(Idle::is_open);
+            known.idle.retain(|link| link.is_quiet());
             !known.idle.is_empty() || !known.health.is_forgettable(now)
         });
         self.unwell.set(replicas.values().any(|known| !known.health.is_well()));

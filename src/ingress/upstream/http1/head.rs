@@ -1,0 +1,423 @@
+//! The head of an answer: its fields, how its body is framed, whether the
+//! connection goes on (RFC 9112 §6.3, §9.3). Pure.
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use httparse::{ParserConfig, Status};
+
+use crate::ingress::headers;
+use crate::ingress::upstream::http1::body::Body;
+use crate::ingress::upstream::http1::chunks::Chunks;
+use crate::ingress::upstream::http1::request::agreed;
+use crate::ingress::upstream::http1::{FIELDS_MAX, HEAD_BYTES_MAX, Malformed};
+
+/// What an answer's head says beside its fields.
+#[derive(Debug)]
+pub(in crate::ingress::upstream) struct Head {
+    pub(in crate::ingress::upstream) status: StatusCode,
+    pub(in crate::ingress::upstream) body: Body,
+    /// Whether the connection may be used again once the body is read.
+    pub(in crate::ingress::upstream) keeps: bool,
+    /// How long the replica keeps it without a request, where it says so.
+    pub(in crate::ingress::upstream) idle_limit: Option<Duration>,
+}
+
+/// Puts an answer's head together from what comes in.
+#[derive(Default)]
+pub(in crate::ingress::upstream) struct Reader {
+    /// A head that is not complete yet.
+    part: BytesMut,
+    /// Bytes of `part` in which the end was looked for already.
+    searched: usize,
+    /// Interim answers so far.
+    interim: u32,
+}
+
+/// Answers before the answer. A replica that sends more is not going to answer.
+const INTERIM_MAX: u32 = 100;
+
+impl Reader {
+    /// Reads on in `bytes`, and leaves in there what follows the head. The fields
+    /// replace what is in `fields`. `None` until there is enough. A head of an
+    /// interim answer (1xx but 101) is returned like any other and leaves `fields`
+    /// alone, as the request may have to be sent again; call again after it.
+    pub(in crate::ingress::upstream) fn read(
+        &mut self,
+        bytes: &mut Bytes,
+        to_head: bool,
+        fields: &mut HeaderMap,
+    ) -> Result<Option<Head>, Malformed> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if !self.part.is_empty() && !self.join(bytes) {
+            return self.within_limit();
+        }
+        let Some((read, head)) = parse(bytes, to_head, fields)? else {
+            self.part.extend_from_slice(bytes);
+            bytes.clear();
+            return self.within_limit();
+        };
+        bytes.advance(read);
+        if read > HEAD_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
+        self.searched = 0;
+        self.interim += u32::from(head.is_interim());
+        if self.interim > INTERIM_MAX {
+            return Err(Malformed("interim answers without end"));
+        }
+        Ok(Some(head))
+    }
+
+    /// Adds `bytes` to the part that is here; if that may be a whole head, it is
+    /// what `bytes` is then. Looking for the end first keeps a head that comes
+    /// byte by byte from being parsed as often.
+    fn join(&mut self, bytes: &mut Bytes) -> bool {
+        self.part.extend_from_slice(bytes);
+        let begin = self.searched.saturating_sub(2);
+        let ends = |window: &[u8]| window.ends_with(b"\n\n") || window == b"\n\r\n";
+        self.searched = self.part.len();
+        bytes.clear();
+        if self.part[begin..].windows(3).any(ends) {
+            *bytes = std::mem::take(&mut self.part).freeze();
+        }
+        !bytes.is_empty()
+    }
+
+    fn within_limit(&self) -> Result<Option<Head>, Malformed> {
+        if self.part.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) }
+    }
+}
+
+const TOO_LARGE: Malformed = Malformed("the head of the answer is larger than 64 KiB");
+
+impl Head {
+    /// Whether another answer follows.
+    pub(in crate::ingress::upstream) fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+fn parse(bytes: &Bytes, to_head: bool, fields: &mut HeaderMap) -> Result<Option<(usize, Head)>, Malformed> {
+    let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, &mut slots);
+    let read = match parsed {
+        Ok(Status::Complete(read)) => read,
+        Ok(Status::Partial) => return Ok(None),
+        Err(error) => return Err(Malformed(why(error))),
+    };
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Malformed("the status is not a number from 100 to 999"))?;
+    if has_bare_lf(&bytes[..read]) {
+        return Err(Malformed("a line of the answer's head does not end with CR LF"));
+    }
+    let interim = Head { status, body: Body::EMPTY, keeps: true, idle_limit: None };
+    if interim.is_interim() {
+        return Ok(Some((read, interim)));
+    }
+    fields.clear();
+    fields.reserve(answer.headers.len() + FIELDS_ADDED);
+    let mut notes = Notes { http_1_0: answer.version == Some(0), ..Notes::default() };
+    for field in answer.headers.iter() {
+        const BAD: Malformed = Malformed("a field of the answer's head has no valid name or value");
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
+        // Shares the bytes that were read.
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| BAD)?;
+        if notes.note(&name, &value)? {
+            fields.append(name, value);
+        }
+    }
+    Ok(Some((read, notes.head(status, to_head, fields)?)))
+}
+
+/// RFC 9112 §2.2 lets a reader take LF alone for the end of a line. Where one does
+/// and the next does not, a value becomes a field, so nobody gets to.
+fn has_bare_lf(head: &[u8]) -> bool {
+    // Without a branch, so that it is done for many bytes at a time.
+    let pairs = head.iter().zip(head.iter().skip(1));
+    pairs.fold(false, |found, (before, byte)| found | ((*byte == b'\n') & (*before != b'\r')))
+}
+
+/// What we add to an answer, so that the map does not grow then.
+const FIELDS_ADDED: usize = 4;
+
+/// What the fields say about framing and the connection.
+#[derive(Default)]
+struct Notes {
+    http_1_0: bool,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    has_keep_alive_field: bool,
+}
+
+impl Notes {
+    /// Whether the field is to be passed on, too.
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Malformed> {
+        if *name == header::CONTENT_LENGTH {
+            let is_first = self.length.is_none();
+            let length = agreed(self.length, value.as_bytes());
+            self.length = Some(length.map_err(|()| Malformed("Content-Length is not one number"))?);
+            return Ok(is_first);
+        }
+        if *name == header::TRANSFER_ENCODING {
+            // We offer no other coding, and twice is not what anybody means.
+            if self.chunked || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err(Malformed("Transfer-Encoding is not chunked"));
+            }
+            self.chunked = true;
+        } else if *name == header::CONNECTION {
+            for token in value.as_bytes().split(|byte| *byte == b',') {
+                self.close |= token.trim_ascii().eq_ignore_ascii_case(b"close");
+                self.keep_alive |= token.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
+            }
+        } else if name.as_str() == "keep-alive" {
+            self.has_keep_alive_field = true;
+        }
+        Ok(true)
+    }
+
+    fn head(self, status: StatusCode, to_head: bool, fields: &mut HeaderMap) -> Result<Head, Malformed> {
+        if self.chunked && self.http_1_0 {
+            return Err(Malformed("an answer of HTTP/1.0 has no chunks"));
+        }
+        // RFC 9112 §6.3: chunks override a length, and whoever sends both is not
+        // to be trusted with another request on this connection.
+        let contradicts = self.chunked && self.length.is_some();
+        if let (Some(length), false) = (self.length, contradicts) {
+            // "5, 5" is one length; it is passed on as one.
+            if fields.get(header::CONTENT_LENGTH).is_some_and(|value| value.as_bytes().contains(&b',')) {
+                fields.insert(header::CONTENT_LENGTH, length.into());
+            }
+        }
+        let has_none = to_head
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        let body = match self.length {
+            _ if has_none => Body::EMPTY,
+            _ if self.chunked => Body::Chunked(Chunks::default()),
+            Some(length) => Body::Length(length),
+            None => Body::UntilClose,
+        };
+        let asks_to_keep = !self.close && (!self.http_1_0 || self.keep_alive);
+        let seconds = if self.has_keep_alive_field { headers::keep_alive_seconds(fields) } else { None };
+        Ok(Head {
+            status,
+            keeps: asks_to_keep && !contradicts && !matches!(body, Body::UntilClose),
+            body,
+            // A second before the replica does, or the close is on its way while we send.
+            idle_limit: seconds.map(|seconds| Duration::from_secs(seconds.saturating_sub(1))),
+        })
+    }
+}
+
+fn why(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a header field of the answer has no valid name",
+        httparse::Error::HeaderValue => "a header field of the answer has no valid value",
+        httparse::Error::NewLine => "a line of the answer's head does not end as it should",
+        httparse::Error::Status => "the answer's status line is not valid",
+        httparse::Error::Token => "the answer does not begin with a status line",
+        httparse::Error::TooManyHeaders => "the answer has more than 128 header fields",
+        httparse::Error::Version => "the answer is not of HTTP/1.1 or HTTP/1.0",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Read {
+        head: Head,
+        fields: HeaderMap,
+        rest: Bytes,
+    }
+
+    fn read_in(pieces: &[&[u8]], to_head: bool) -> Result<Option<Read>, Malformed> {
+        let (mut reader, mut fields) = (Reader::default(), HeaderMap::new());
+        let mut found: Option<Head> = None;
+        let mut rest = BytesMut::new();
+        for piece in pieces {
+            let mut bytes = Bytes::copy_from_slice(piece);
+            while found.as_ref().is_none_or(Head::is_interim) {
+                match reader.read(&mut bytes, to_head, &mut fields)? {
+                    Some(head) => found = Some(head),
+                    None => break,
+                }
+            }
+            rest.extend_from_slice(&bytes);
+        }
+        Ok(found.map(|head| Read { head, fields, rest: rest.freeze() }))
+    }
+
+    fn read(text: &str) -> Result<Option<Read>, Malformed> {
+        let whole = read_in(&[text.as_bytes()], false);
+        let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        let slowly = read_in(&bytes, false);
+        match (&whole, &slowly) {
+            (Ok(Some(whole)), Ok(Some(slowly))) => {
+                assert_eq!(whole.fields, slowly.fields, "{text:?}");
+                assert_eq!(whole.rest, slowly.rest, "{text:?}");
+                assert_eq!(format!("{:?}", whole.head), format!("{:?}", slowly.head), "{text:?}");
+            }
+            (Ok(None), Ok(None)) | (Err(_), Err(_)) => {}
+            _ => panic!("byte by byte it means something else: {text:?}"),
+        }
+        whole
+    }
+
+    fn one(text: &str) -> Read {
+        read(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_head_ends_where_its_body_begins() {
+        let answer = one("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-A: 1\r\nx-a: \t2 \r\n\r\nbody");
+        assert_eq!((answer.head.status.as_u16(), answer.head.keeps), (200, true));
+        assert!(matches!(answer.head.body, Body::Length(4)));
+        assert_eq!(answer.fields.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(answer.rest, "body");
+        assert!(read("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn framing_is_by_the_book() {
+        let framing = |fields: &str| one(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).head;
+        assert!(matches!(framing("Transfer-Encoding: Chunked\r\n").body, Body::Chunked(_)));
+        assert!(matches!(framing("Content-Length: 5\r\nContent-Length: 5\r\n").body, Body::Length(5)));
+        let open = framing("");
+        assert!(matches!(open.body, Body::UntilClose) && !open.keeps);
+        let both = framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n");
+        assert!(matches!(both.body, Body::Chunked(_)) && !both.keeps);
+        for status in ["204 No Content", "304 Not Modified"] {
+            let none = one(&format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n")).head;
+            assert!(none.body.is_end() && none.keeps, "{status}");
+        }
+        let to_head = read_in(&[b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], true).unwrap().unwrap();
+        assert!(to_head.head.body.is_end() && to_head.fields["content-length"] == "9");
+    }
+
+    #[test]
+    fn lengths_said_twice_are_passed_on_once() {
+        for lines in ["Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 5\r\n"] {
+            let answer = one(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"));
+            assert_eq!(answer.fields.get_all("content-length").iter().collect::<Vec<_>>(), ["5"]);
+        }
+    }
+
+    #[test]
+    fn whether_the_connection_goes_on_is_up_to_the_replica() {
+        let keeps =
+            |start: &str, line: &str| one(&format!("{start} 200 OK\r\nContent-Length: 0\r\n{line}\r\n")).head.keeps;
+        assert!(keeps("HTTP/1.1", "") && keeps("HTTP/1.0", "Connection: x, Keep-Alive\r\n"));
+        assert!(!keeps("HTTP/1.1", "Connection: x,CLOSE\r\n") && !keeps("HTTP/1.0", ""));
+        let limit = |line: &str| one(&format!("HTTP/1.1 204 No\r\n{line}\r\n")).head.idle_limit;
+        assert_eq!(limit("Keep-Alive: timeout=5\r\n"), Some(Duration::from_secs(4)));
+        assert_eq!((limit("Keep-Alive: timeout=0\r\n"), limit("")), (Some(Duration::ZERO), None));
+    }
+
+    #[test]
+    fn interim_answers_come_before_the_answer() {
+        let text =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 204 No\r\nX: 1\r\n\r\n";
+        let answer = one(text);
+        assert_eq!((answer.head.status.as_u16(), answer.fields.len()), (204, 1));
+        assert!(!one("HTTP/1.1 101 Switching\r\n\r\nearly").head.is_interim());
+        let mut fields = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("request"))]);
+        let mut early = Bytes::from_static(b"HTTP/1.1 103 Hints\r\nLink: <a>\r\nContent-Length: x\r\n\r\n");
+        assert!(Reader::default().read(&mut early, false, &mut fields).unwrap().unwrap().is_interim());
+        assert_eq!((fields.len(), early.len()), (1, 0), "the request may have to be sent again");
+        assert!(read(&"HTTP/1.1 102 Processing\r\n\r\n".repeat(101)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_means_the_same_however_it_is_cut(
+            status in prop::sample::select(vec![200u16, 204, 304, 404, 500]),
+            fields in prop::collection::vec(("[A-Za-z-]{1,12}", "[!-~][ -~]{0,20}"), 0..9),
+            framing in prop::sample::select(vec!["", "Content-Length: 7\r\n", "Transfer-Encoding: chunked\r\n"]),
+            early in 0usize..3,
+            behind in "[ -~]{0,9}",
+        ) {
+            let lines: String = fields.iter().map(|(name, value)| format!("X-{name}: {value}\r\n")).collect();
+            let early = "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n".repeat(early);
+            let answer = one(&format!("{early}HTTP/1.1 {status} Reason\r\n{lines}{framing}\r\n{behind}"));
+            prop_assert_eq!(answer.head.status.as_u16(), status);
+            prop_assert_eq!(answer.fields.len(), fields.len() + usize::from(!framing.is_empty()));
+            prop_assert_eq!(answer.rest, behind);
+            for (name, value) in &fields {
+                let same = |found: &HeaderValue| found.as_bytes() == value.trim_end().as_bytes();
+                prop_assert!(answer.fields.get_all(format!("X-{name}")).iter().any(same), "{name}: {value}");
+            }
+        }
+
+        #[test]
+        fn a_damaged_head_means_the_same_however_it_is_cut(
+            at in 0usize..70, byte in any::<u8>(), also in 0usize..70, second in any::<u8>(),
+        ) {
+            let mut head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\nX: y\r\n\r\n".to_vec();
+            let length = head.len();
+            head[at % length] = byte;
+            head[also % length] = second;
+            let whole = read_in(&[&head], false);
+            let slowly = read_in(&head.chunks(1).collect::<Vec<_>>(), false);
+            match (whole, slowly) {
+                (Ok(Some(whole)), Ok(Some(slowly))) => {
+                    prop_assert_eq!(format!("{:?}", whole.head), format!("{:?}", slowly.head));
+                    prop_assert_eq!((whole.fields, whole.rest), (slowly.fields, slowly.rest));
+                }
+                // One that has no end is only looked at when it has become too large.
+                (Ok(None) | Err(_), Ok(None)) | (Err(_), Err(_)) => {}
+                _ => prop_assert!(false, "byte by byte it means something else"),
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_heads_are_refused() {
+        let cases = [
+            "nonsense\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: 1\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: a\0b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: a\rb\r\n\r\n",
+            "HTTP/1.1 200 OK\nA: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: 1\nB: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: 1\r\n\n",
+            "HTTP/1.1 200 OK\n\n",
+            "HTTP/1.1 103 Hints\nA: 1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            &format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: 1\r\n".repeat(129)),
+            &format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(66 * 1024)),
+            &format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(66 * 1024)),
+        ];
+        for text in cases {
+            assert!(read(text).is_err(), "{:?}", &text[..text.len().min(80)]);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A request on its way out: its head, then its body as it comes.
+//!
+//! Knows at any time whether a byte of it was written, which is what decides if
+//! it may be sent again. A frame is written as it is, with its framing around it,
+//! in one call; nothing is taken from the client before the frame before it is out.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::request::Parts;
+use http_body::{Body as _, Frame};
+use tokio::io::AsyncWrite;
+
+use crate::ingress::request_body::{Cut, RequestBody};
+use crate::ingress::upstream::http1::request::{Framing, write_chunk_size, write_head, write_trailers};
+
+/// What is to be written of one request.
+pub(in crate::ingress::upstream) struct Outgoing {
+    /// Our own bytes, which come before `data`, and how many of them are written.
+    ours: Vec<u8>,
+    at: usize,
+    /// The client's.
+    data: Bytes,
+    /// What closes `data`.
+    tail: &'static [u8],
+    framing: Framing,
+    has_begun: bool,
+    has_ended: bool,
+}
+
+/// Why sending stops.
+#[derive(Debug)]
+pub(in crate::ingress::upstream) enum Stop {
+    /// The body has no end: the client's doing.
+    Cut,
+    /// The connection does not take it.
+    Io(io::Error),
+}
+
+impl Outgoing {
+    /// A request to be sent; `buffer` is written over.
+    pub(in crate::ingress::upstream) fn new(parts: &Parts, body: &RequestBody, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        let length = (!body.is_end_stream()).then(|| body.size_hint().exact());
+        let framing = write_head(parts, length, &mut buffer);
+        let has_ended = matches!(framing, Framing::Empty | Framing::Length(0));
+        Self { ours: buffer, at: 0, data: Bytes::new(), tail: b"", framing, has_begun: false, has_ended }
+    }
+
+    /// Whether a byte of it was written.
+    pub(in crate::ingress::upstream) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// What was taken from the body and not written; only before the first byte
+    /// is that a whole frame.
+    pub(in crate::ingress::upstream) fn take_unsent(&mut self) -> Bytes {
+        std::mem::take(&mut self.data)
+    }
+
+    /// The buffer, to be used again.
+    pub(in crate::ingress::upstream) fn into_buffer(self) -> Vec<u8> {
+        self.ours
+    }
+
+    /// Writes what there is; ready when all of it is written.
+    pub(in crate::ingress::upstream) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+        body: &mut RequestBody,
+    ) -> Poll<Result<(), Stop>> {
+        loop {
+            let waits = !self.has_ended && self.data.is_empty() && self.tail.is_empty() && {
+                let next = Pin::new(&mut *body).poll_frame(cx);
+                next.is_pending() || self.take(next)?
+            };
+            if self.at == self.ours.len() && self.data.is_empty() && self.tail.is_empty() {
+                if self.has_ended {
+                    return Poll::Ready(Ok(()));
+                }
+                if waits {
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            let written = ready!(self.poll_write(cx, to)).map_err(Stop::Io)?;
+            if written == 0 {
+                return Poll::Ready(Err(Stop::Io(io::ErrorKind::WriteZero.into())));
+            }
+            self.has_begun = true;
+            self.advance(written);
+        }
+    }
+
+    /// Frames what came; never to be waited for.
+    fn take(&mut self, next: Poll<Option<Result<Frame<Bytes>, Cut>>>) -> Result<bool, Stop> {
+        let Poll::Ready(next) = next else { return Ok(true) };
+        let frame = next.transpose().map_err(|_| Stop::Cut)?;
+        if self.at == self.ours.len() {
+            self.ours.clear();
+            self.at = 0;
+        }
+        match frame.map(Frame::into_data) {
+            Some(Ok(data)) if data.is_empty() => {}
+            Some(Ok(data)) => self.take_data(data)?,
+            Some(Err(frame)) => {
+                if let (Framing::Chunked, Ok(trailers)) = (self.framing, frame.into_trailers()) {
+                    write_trailers(&trailers, &mut self.ours);
+                    self.has_ended = true;
+                }
+            }
+            None => match self.framing {
+                // Less than was announced: the replica must not take it for all.
+                Framing::Length(_) => return Err(Stop::Cut),
+                Framing::Chunked => {
+                    self.ours.extend_from_slice(b"0\r\n\r\n");
+                    self.has_ended = true;
+                }
+                Framing::Empty => self.has_ended = true,
+            },
+        }
+        Ok(false)
+    }
+
+    fn take_data(&mut self, data: Bytes) -> Result<(), Stop> {
+        match &mut self.framing {
+            Framing::Chunked => {
+                write_chunk_size(data.len(), &mut self.ours);
+                self.tail = b"\r\n";
+            }
+            Framing::Length(left) => {
+                // More than was announced would be the next request.
+                *left = left.checked_sub(data.len() as u64).ok_or(Stop::Cut)?;
+                self.has_ended = *left == 0;
+            }
+            Framing::Empty => return Err(Stop::Cut),
+        }
+        self.data = data;
+        Ok(())
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<usize>> {
+        let ours = &self.ours[self.at..];
+        if self.data.is_empty() && self.tail.is_empty() {
+            return Pin::new(to).poll_write(cx, ours);
+        }
+        let parts = [IoSlice::new(ours), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+        Pin::new(to).poll_write_vectored(cx, &parts)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        let ours = written.min(self.ours.len() - self.at);
+        self.at += ours;
+        written -= ours;
+        let data = written.min(self.data.len());
+        self.data.advance(data);
+        written -= data;
+        self.tail = &self.tail[written..];
+    }
+}
