@@ -5,12 +5,15 @@
 //! half-started. Stopping goes the other way round: the ingress finishes what it
 //! has, then the workers are stopped, then the control plane.
 
+mod activation;
 mod bound;
+mod data_plane;
 mod kept;
+mod notify;
+mod stop;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,18 +22,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::app::activation::Sockets;
 use crate::app::bound::{Bound, demo_steps, program, say};
+use crate::app::data_plane::DataPlane;
 use crate::config::ServerArgs;
 use crate::control::{self, Control};
 use crate::drain::Drain;
 use crate::fleet::{self, Fleet};
-use crate::ingress;
 use crate::logs::{self, LogFolder};
 use crate::model::id::InstanceId;
-use crate::routing::live::Live;
 use crate::store::Store;
-use crate::stream::last_known_good::folder::Folder;
-use crate::stream::metrics::{ClientMetrics, ServerMetrics};
+use crate::stream::metrics::ServerMetrics;
 use crate::stream::{self, Token, client, last_known_good, server};
 use crate::telemetry::admin::{Admin, Condition};
 use crate::telemetry::metrics::Metrics;
@@ -88,8 +90,9 @@ impl ProxyArgs {
 ///
 /// When something cannot be started; nothing keeps running then.
 pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
-    run(&arguments.server, async |args| {
-        let plane = ControlPlane::bind(&args).await?;
+    run(&arguments.server, async |mut args, mut sockets| {
+        let given = sockets.ingress(&mut args)?;
+        let plane = ControlPlane::bind(&args, &mut sockets).await?;
         let following = client::Config {
             control: loopback_of(plane.stream_addr()?)?,
             token: plane.token.clone(),
@@ -97,19 +100,20 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
             zone: String::new(),
             insecure: false,
         };
-        let data = DataPlane::start(&args, following, None)?;
+        let data = DataPlane::start(&args, following, None, given)?;
         let metrics = data.metrics.clone();
-        let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
+        let admin = admin(&args, &mut sockets).await?;
         let bound = Bound { admin: admin.local_addr()?, ..data.bound(plane.bound()?) };
         let plane = plane.start(&args, &bound, &metrics, Some(data.instance)).await?;
         serve_admin(admin, metrics, vec![data.table_loaded()]);
-        data.first_table().await?;
+        let loaded = tokio::time::timeout(FIRST_TABLE_TIMEOUT, data.first_table()).await;
+        loaded.context("get the first routing table from the control plane next door")??;
         bound.announce(&args, &plane.first_steps(arguments.demo));
         if arguments.demo {
             plane.deploy_demo(&bound, args.json);
         }
-        stop_requested().await?;
-        insist_on_second_signal();
+        notify::ready(SERVING);
+        stop::requested().await?;
         data.drain(args.stop_timeout()).await;
         plane.stop(args.stop_timeout()).await;
         Ok(())
@@ -122,16 +126,16 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
 ///
 /// When something cannot be started; nothing keeps running then.
 pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
-    run(arguments, async |args| {
-        let plane = ControlPlane::bind(&args).await?;
+    run(arguments, async |args, mut sockets| {
+        let plane = ControlPlane::bind(&args, &mut sockets).await?;
         let metrics = Metrics::default();
-        let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
+        let admin = admin(&args, &mut sockets).await?;
         let bound = Bound { admin: admin.local_addr()?, ..plane.bound()? };
         let plane = plane.start(&args, &bound, &metrics, None).await?;
         serve_admin(admin, metrics, Vec::new());
         bound.announce(&args, &plane.first_steps(false));
-        stop_requested().await?;
-        insist_on_second_signal();
+        notify::ready(SERVING);
+        stop::requested().await?;
         plane.stop(args.stop_timeout()).await;
         Ok(())
     })
@@ -143,8 +147,9 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
 ///
 /// When something cannot be started; nothing keeps running then.
 pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
-    run(&arguments.server, async |args| {
+    run(&arguments.server, async |mut args, mut sockets| {
         let token = stream::token_file::read(&arguments.token_file)?;
+        let given = sockets.ingress(&mut args)?;
         let folder = if arguments.no_state { None } else { kept::folder(&args)? };
         let following = client::Config {
             control: arguments.control.clone(),
@@ -153,29 +158,49 @@ pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
             zone: String::new(),
             insecure: arguments.insecure_control,
         };
-        let admin = bind(args.admin.unwrap_or(LOOPBACK_ADMIN), "--admin").await?;
-        let data = DataPlane::start(&args, following, folder.map(|folder| (folder, arguments.kept())))?;
+        let admin = admin(&args, &mut sockets).await?;
+        let data = DataPlane::start(&args, following, folder.map(|folder| (folder, arguments.kept())), given)?;
         let bound = Bound { admin: admin.local_addr()?, ..data.bound(Bound::nowhere()) };
         serve_admin(admin, data.metrics.clone(), vec![data.table_loaded()]);
         bound.announce(&args, &[]);
-        stop_requested().await?;
-        insist_on_second_signal();
+        notify::status("waiting for the routing table");
+        tokio::select! {
+            stopped = stop::requested() => stopped?,
+            Err(error) = serving(&data) => return Err(error),
+        }
         data.drain(args.stop_timeout()).await;
         Ok(())
     })
 }
 
-/// Sets up settings, logging and the control runtime, and runs `serve` on it.
-/// Request threads are the ingress's own: a slow scrape or a large snapshot
-/// never delays a request.
-fn run(arguments: &ServerArgs, serve: impl AsyncFnOnce(ServerArgs) -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// Says when a proxy has its table. Goes on for ever if all is well.
+async fn serving(data: &DataPlane) -> anyhow::Result<std::convert::Infallible> {
+    data.first_table().await?;
+    notify::ready(SERVING);
+    std::future::pending().await
+}
+
+/// How a server is that lacks nothing.
+const SERVING: &str = "serving";
+
+/// Sets up settings, logging and the control runtime, and runs `serve` on it,
+/// with the sockets that were passed. Request threads are the ingress's own: a
+/// slow scrape or a large snapshot never delays a request.
+fn run(
+    arguments: &ServerArgs,
+    serve: impl AsyncFnOnce(ServerArgs, Sockets) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let sockets = Sockets::passed()?;
     let args = arguments.clone().with_file()?;
     telemetry::log::init(if args.log_json { telemetry::log::Format::Json } else { telemetry::log::Format::Text })?;
     raise_open_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
     let runtime = runtime.context("start the control runtime")?;
-    let outcome = runtime.block_on(serve(args));
+    let outcome = runtime.block_on(async {
+        notify::keep_watchdog();
+        serve(args, sockets).await
+    });
     // What still runs was asked and insisted upon; it is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
@@ -212,10 +237,10 @@ struct ControlPlane {
 }
 
 impl ControlPlane {
-    async fn bind(args: &ServerArgs) -> anyhow::Result<Self> {
+    async fn bind(args: &ServerArgs, sockets: &mut Sockets) -> anyhow::Result<Self> {
         let data_dir = args.data_dir()?;
-        let api = bind(args.api.unwrap_or(LOOPBACK_API), "--api").await?;
-        let stream = bind(args.stream.unwrap_or(LOOPBACK_STREAM), "--stream").await?;
+        let api = sockets.listen(activation::API, args.api.unwrap_or(LOOPBACK_API)).await?;
+        let stream = sockets.listen(activation::STREAM, args.stream.unwrap_or(LOOPBACK_STREAM)).await?;
         let store = Store::open(&args.store()?).await?;
         control::keys::ensure_admin_key(&store, &data_dir).await?;
         let token = stream::token_file::ensure(&data_dir.join("stream.token"))?;
@@ -350,81 +375,11 @@ impl RunningPlane {
 /// API calls and streams are short or follow something; none is worth a longer wait.
 const STOP_API: Duration = Duration::from_secs(2);
 
-/// The ingress and the stream that feeds it.
-struct DataPlane {
-    ingress: ingress::Running,
-    live: Arc<Live>,
-    metrics: Metrics,
-    drain: Drain,
-    /// This run, as the control plane knows it.
-    instance: InstanceId,
-}
-
-impl DataPlane {
-    /// What is bound elsewhere, and where requests arrive.
-    fn bound(&self, elsewhere: Bound) -> Bound {
-        let (ingress, tls) = (self.ingress.addresses().to_vec(), self.ingress.tls_addresses().to_vec());
-        Bound { ingress, tls, ..elsewhere }
-    }
-
-    /// Serves from the table that is kept on disk, where one is, and follows the
-    /// control plane from there.
-    fn start(
-        args: &ServerArgs,
-        following: client::Config,
-        kept: Option<(Folder, last_known_good::Config)>,
-    ) -> anyhow::Result<Self> {
-        let config = args.ingress();
-        let (metrics, drain) = (Metrics::default(), Drain::new());
-        let live = Live::new(config.cores());
-        // Before the first request is accepted: none is refused for want of it.
-        let mut client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
-        let instance = client.instance_id();
-        if let Some((folder, config)) = kept {
-            client = client.following_on(folder.note_run(instance));
-            if let Some(keeper) = kept::load(folder, config, &live, &metrics)? {
-                client = client.keeping(keeper);
-            }
-        }
-        let ingress = ingress::start(config, Arc::clone(&live), &metrics)?;
-        tokio::spawn(client.run(drain.watch()));
-        Ok(Self { ingress, live, metrics, drain, instance })
-    }
-
-    fn table_loaded(&self) -> Condition {
-        let live = Arc::clone(&self.live);
-        ("routing table", Box::new(move || live.position().is_some()))
-    }
-
-    /// Waits for the first table, so that nobody is told to try what would
-    /// answer 503.
-    async fn first_table(&self) -> anyhow::Result<()> {
-        let loaded = async {
-            while self.live.position().is_none() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(FIRST_TABLE_TIMEOUT, loaded)
-            .await
-            .context("get the first routing table from the control plane next door")
-    }
-
-    async fn drain(self, timeout: Duration) {
-        let cut = self.ingress.drain(timeout).await;
-        if cut > 0 {
-            warn!(cut, "cut requests that were still running at the deadline");
-        }
-        self.drain.drain(STOP_API).await;
-    }
-}
-
-async fn bind(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let taken = || {
-        format!(
-            "listen on {addr}: if another process has it, stop that one or give another {flag} (port 0 picks a free one)"
-        )
-    };
-    TcpListener::bind(addr).await.with_context(taken)
+/// The admin listener's socket, which is the last that is bound.
+async fn admin(args: &ServerArgs, sockets: &mut Sockets) -> anyhow::Result<TcpListener> {
+    let admin = sockets.listen(activation::ADMIN, args.admin.unwrap_or(LOOPBACK_ADMIN)).await?;
+    sockets.none_left()?;
+    Ok(admin)
 }
 
 /// How this process itself reaches what is bound there.
@@ -453,28 +408,4 @@ async fn report<E: std::error::Error + 'static>(what: &'static str, serving: imp
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn stop_requested() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    info!("stopping: running requests may finish; ask again to stop at once");
-    Ok(())
-}
-
-/// From now on a further signal ends the process at once. Workers are not left
-/// behind: their guard ends them when it sees the supervisor gone.
-fn insist_on_second_signal() {
-    tokio::spawn(async {
-        if stop_requested().await.is_ok() {
-            warn!("stopping at once");
-            std::process::exit(130);
-        }
-    });
 }

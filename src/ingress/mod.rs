@@ -38,12 +38,15 @@ use std::thread;
 use std::time::Duration;
 
 use crate::drain::Drain;
-use crate::ingress::access_log::{Dropped, Guard};
+use crate::ingress::access_log::{Dropped, Guard, Writer};
 use crate::ingress::config::Config;
 use crate::ingress::core::Shared;
 use crate::ingress::limits::Limit;
 use crate::ingress::listener::Start;
 use crate::ingress::metrics::{Counters, Summed};
+use crate::ingress::socket::Bound;
+pub use crate::ingress::socket::Given;
+use crate::ingress::tls::Certificates;
 use crate::routing::live::Live;
 use crate::telemetry::metrics::Metrics;
 
@@ -79,6 +82,15 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// An ingress that could start: its addresses are bound, and its files read.
+/// Connections wait in the kernel meanwhile.
+pub struct Prepared {
+    config: Config,
+    certificates: Option<Certificates>,
+    bound: Vec<Bound>,
+    access_log: Option<(Writer, Guard, Dropped)>,
+}
+
 /// A running ingress. Dropping it cuts everything; [`Running::drain`] is the
 /// polite way.
 pub struct Running {
@@ -96,42 +108,69 @@ pub struct Running {
 ///
 /// Why it does not start; nothing is left running then.
 pub fn start(config: Config, live: Arc<Live>, metrics: &Metrics) -> Result<Running, Error> {
-    let certificates = (!config.tls.listen.is_empty()).then(|| tls::Certificates::load(&config.tls)).transpose()?;
-    let bound = socket::bind_all(&config.listen, &config)?;
-    let bound_tls = socket::bind_all(&config.tls.listen, &config)?;
-    let addresses = bound.iter().map(|bound| bound.address).collect();
-    let tls_addresses = bound_tls.iter().map(|bound| bound.address).collect();
-    let (writer, guard, dropped) = match access_log::open(&config.access_log).map_err(Error::AccessLog)? {
-        Some((writer, guard, dropped)) => (Some(writer), Some(guard), dropped),
-        None => (None, None, Dropped::default()),
-    };
-    let cores = config.cores();
-    let counters: Vec<_> = (0..cores).map(|_| Arc::new(Counters::default())).collect();
-    let summed = Summed { cores: counters.clone(), dropped };
-    metrics.register(|registry| registry.register_collector(Box::new(summed)));
-    let shared = Arc::new(Shared {
-        connections: Limit::new(config.connections_max),
-        streams: Limit::new(config.streams_max),
-        access_log: writer,
-        live,
-        certificates,
-        config,
-    });
-    let running =
-        Running { addresses, tls_addresses, drain: Drain::new(), threads: Mutex::default(), _access_log: guard };
-    let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
-    let bound = bound.into_iter().map(|bound| (bound, false)).chain(bound_tls.into_iter().map(|bound| (bound, true)));
-    for (bound, encrypted) in bound {
-        sockets.iter_mut().zip(bound.sockets).for_each(|(core, socket)| core.push((socket, encrypted)));
+    prepare(config, Vec::new())?.start(live, metrics)
+}
+
+/// Does what may fail because of a setting: reads certificates, binds every
+/// address for which no socket is `given`, opens the access log.
+///
+/// # Errors
+///
+/// Why it could not start.
+pub fn prepare(config: Config, mut given: Vec<Given>) -> Result<Prepared, Error> {
+    let certificates = (!config.tls.listen.is_empty()).then(|| Certificates::load(&config.tls)).transpose()?;
+    let mut bound = socket::bind_all(&config.listen, false, &mut given, &config)?;
+    bound.extend(socket::bind_all(&config.tls.listen, true, &mut given, &config)?);
+    let access_log = access_log::open(&config.access_log).map_err(Error::AccessLog)?;
+    Ok(Prepared { config, certificates, bound, access_log })
+}
+
+impl Prepared {
+    /// Starts a thread per core, registers the metrics. `live` was made for
+    /// [`Config::cores`] cores.
+    ///
+    /// # Errors
+    ///
+    /// When there are no threads or descriptors left; nothing is left running then.
+    pub fn start(self, live: Arc<Live>, metrics: &Metrics) -> Result<Running, Error> {
+        let Self { config, certificates, bound, access_log } = self;
+        let addresses = |encrypted| {
+            let of_kind = |bound: &&Bound| bound.sockets.iter().any(|socket| socket.encrypted == encrypted);
+            bound.iter().filter(of_kind).map(|bound| bound.address).collect()
+        };
+        let (writer, guard, dropped) = match access_log {
+            Some((writer, guard, dropped)) => (Some(writer), Some(guard), dropped),
+            None => (None, None, Dropped::default()),
+        };
+        let cores = config.cores();
+        let sockets = socket::deal(&bound, cores).map_err(Error::Thread)?;
+        let counters: Vec<_> = (0..cores).map(|_| Arc::new(Counters::default())).collect();
+        let summed = Summed { cores: counters.clone(), dropped };
+        metrics.register(|registry| registry.register_collector(Box::new(summed)));
+        let shared = Arc::new(Shared {
+            connections: Limit::new(config.connections_max),
+            streams: Limit::new(config.streams_max),
+            access_log: writer,
+            live,
+            certificates,
+            config,
+        });
+        let running = Running {
+            addresses: addresses(false),
+            tls_addresses: addresses(true),
+            drain: Drain::new(),
+            threads: Mutex::default(),
+            _access_log: guard,
+        };
+        for (index, (sockets, counters)) in sockets.into_iter().zip(counters).enumerate() {
+            let watch = running.drain.watch();
+            let core = Start { index, shared: Arc::clone(&shared), counters, sockets, watch };
+            // On an error, dropping `running` ends the threads started so far.
+            let thread = spawn(core).map_err(Error::Thread)?;
+            running.threads().push(thread);
+        }
+        Ok(running)
     }
-    for (index, (sockets, counters)) in sockets.into_iter().zip(counters).enumerate() {
-        let watch = running.drain.watch();
-        let core = Start { index, shared: Arc::clone(&shared), counters, sockets, watch };
-        // On an error, dropping `running` ends the threads started so far.
-        let thread = spawn(core).map_err(Error::Thread)?;
-        running.threads().push(thread);
-    }
-    Ok(running)
 }
 
 /// Starts a core's thread; answers once its runtime is there.

@@ -16,30 +16,70 @@ use crate::ingress::config::Config;
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The sockets of one listening address, one per core.
+/// A listening socket that was bound before this process began, by an init
+/// system or by the process that this one replaces. What waits in its queue is
+/// reset only when nobody has it any more.
+#[derive(Debug)]
+pub struct Given {
+    /// The socket.
+    pub listener: TcpListener,
+    /// The address that was asked for, which may have had port 0.
+    pub asked: SocketAddr,
+    /// Whether its connections speak TLS.
+    pub encrypted: bool,
+}
+
+/// The sockets of one listening address.
 pub(super) struct Bound {
     /// The address, with the port the kernel chose where 0 was asked for.
     pub(super) address: SocketAddr,
-    /// One listening socket per core.
-    pub(super) sockets: Vec<TcpListener>,
+    /// One listening socket per core, where they are our own; of those that were
+    /// given as many as were given.
+    pub(super) sockets: Vec<Given>,
 }
 
-/// Binds every address of `listen`, and `[::1]` beside IPv4 loopback ones.
-pub(super) fn bind_all(listen: &[SocketAddr], config: &Config) -> Result<Vec<Bound>, Error> {
+/// Binds every address of `listen`, and `[::1]` beside IPv4 loopback ones, for
+/// connections of one kind. What is `given` for an address is taken instead, and
+/// nothing is bound beside it: whoever gave it decided on that.
+pub(super) fn bind_all(
+    listen: &[SocketAddr],
+    encrypted: bool,
+    given: &mut Vec<Given>,
+    config: &Config,
+) -> Result<Vec<Bound>, Error> {
     let mut all = Vec::new();
     for address in listen {
-        let bound = bind(*address, config).map_err(|source| Error::Bind { address: *address, source })?;
+        let failed = |source| Error::Bind { address: *address, source };
+        let adopted = adopt(*address, encrypted, given, config).map_err(failed)?;
+        let is_given = adopted.is_some();
+        let bound = adopted.map_or_else(|| bind(*address, encrypted, config), Ok).map_err(failed)?;
         let twin = loopback_twin(bound.address).filter(|twin| !listen.contains(twin));
         all.push(bound);
+        let Some(twin) = twin else { continue };
+        if is_given {
+            all.extend(adopt(twin, encrypted, given, config).map_err(failed)?);
+            continue;
+        }
         // Best effort: a machine without IPv6 has no [::1], and that is no fault.
-        if let Some(twin) = twin {
-            match bind(twin, config) {
-                Ok(bound) => all.push(bound),
-                Err(error) => tracing::warn!(address = %twin, %error, "not listening on the IPv6 loopback address"),
-            }
+        match bind(twin, encrypted, config) {
+            Ok(bound) => all.push(bound),
+            Err(error) => tracing::warn!(address = %twin, %error, "not listening on the IPv6 loopback address"),
         }
     }
     Ok(all)
+}
+
+/// Deals sockets out to cores, each with whether it is for TLS. Where there are
+/// fewer than cores, some cores share one: each accepts what it comes to first.
+pub(super) fn deal(bound: &[Bound], cores: usize) -> io::Result<Vec<Vec<(TcpListener, bool)>>> {
+    let mut dealt: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
+    for Bound { sockets, .. } in bound {
+        for index in 0..sockets.len().max(cores) {
+            let socket = &sockets[index % sockets.len()];
+            dealt[index % cores].push((socket.listener.try_clone()?, socket.encrypted));
+        }
+    }
+    Ok(dealt)
 }
 
 fn loopback_twin(address: SocketAddr) -> Option<SocketAddr> {
@@ -47,14 +87,27 @@ fn loopback_twin(address: SocketAddr) -> Option<SocketAddr> {
     is_loopback.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, address.port())))
 }
 
-fn bind(address: SocketAddr, config: &Config) -> io::Result<Bound> {
+/// The sockets that were given for an address.
+fn adopt(asked: SocketAddr, encrypted: bool, given: &mut Vec<Given>, config: &Config) -> io::Result<Option<Bound>> {
+    let local = |given: &Given| given.listener.local_addr().ok().filter(|_| given.encrypted == encrypted);
+    let found = given.iter().find_map(|given| local(given).filter(|local| given.asked == asked || *local == asked));
+    let Some(address) = found else { return Ok(None) };
+    let sockets: Vec<_> = given.extract_if(.., |given| local(given) == Some(address)).collect();
+    for socket in &sockets {
+        socket.listener.set_nonblocking(true)?;
+        listen(&SockRef::from(&socket.listener), config)?;
+    }
+    Ok(Some(Bound { address, sockets }))
+}
+
+fn bind(asked: SocketAddr, encrypted: bool, config: &Config) -> io::Result<Bound> {
     // With SO_REUSEPORT from the start, a second process would share the port
     // silently and take half of the connections. Bound plainly first, an owner
     // shows; set after that, it lets only our own sockets join.
-    let first = socket(address)?;
-    first.bind(&address.into())?;
+    let first = socket(asked)?;
+    first.bind(&asked.into())?;
     first.set_reuse_port(true)?;
-    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    let address = first.local_addr()?.as_socket().unwrap_or(asked);
     let mut sockets = vec![first];
     for _ in 1..config.cores() {
         let next = socket(address)?;
@@ -63,10 +116,15 @@ fn bind(address: SocketAddr, config: &Config) -> io::Result<Bound> {
         sockets.push(next);
     }
     for socket in &sockets {
-        tune(&SockRef::from(socket), config.peer_timeout.duration())?;
-        socket.listen(BACKLOG)?;
+        listen(&SockRef::from(socket), config)?;
     }
-    Ok(Bound { address, sockets: sockets.into_iter().map(TcpListener::from).collect() })
+    let given = |socket: Socket| Given { listener: socket.into(), asked, encrypted };
+    Ok(Bound { address, sockets: sockets.into_iter().map(given).collect() })
+}
+
+fn listen(socket: &SockRef<'_>, config: &Config) -> io::Result<()> {
+    tune(socket, config.peer_timeout.duration())?;
+    socket.listen(BACKLOG)
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
@@ -105,9 +163,13 @@ mod tests {
         }
     }
 
+    fn share(given: &Given) -> Given {
+        Given { listener: given.listener.try_clone().unwrap(), ..*given }
+    }
+
     fn opened(listen: &str, threads: usize) -> Result<Vec<Bound>, Error> {
         let config = config(listen, threads);
-        bind_all(&config.listen, &config)
+        bind_all(&config.listen, false, &mut Vec::new(), &config)
     }
 
     #[test]
@@ -125,7 +187,7 @@ mod tests {
         assert_eq!(bound[0].sockets.len(), 3);
         assert_ne!(bound[0].address.port(), 0);
         for socket in &bound[0].sockets {
-            assert_eq!(socket.local_addr().unwrap(), bound[0].address);
+            assert_eq!(socket.listener.local_addr().unwrap(), bound[0].address);
         }
     }
 
@@ -141,11 +203,37 @@ mod tests {
     fn accepted_sockets_inherit_their_options() {
         let bound = opened("127.0.0.1:0", 1).unwrap();
         let _client = std::net::TcpStream::connect(bound[0].address).unwrap();
-        let listener = &bound[0].sockets[0];
+        let listener = &bound[0].sockets[0].listener;
         listener.set_nonblocking(false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
+    }
+    #[test]
+    fn given_sockets_are_taken_for_the_address_that_was_asked_for_and_dealt_to_every_core() {
+        let config = config("127.0.0.1:0", 2);
+        let first = bind_all(&config.listen, false, &mut Vec::new(), &config).unwrap();
+        let given = || first.iter().flat_map(|bound| &bound.sockets);
+        let shared = || given().map(share).collect::<Vec<_>>();
+        let more = Config { threads: Some(3.try_into().unwrap()), ..config.clone() };
+        let second = bind_all(&config.listen, false, &mut shared(), &more).unwrap();
+        let addresses = |bound: &[Bound]| bound.iter().map(|bound| bound.address).collect::<Vec<_>>();
+        assert_eq!(addresses(&second), addresses(&first), "nothing new is bound, the IPv6 twin included");
+        assert_eq!(second[0].sockets.len(), 2);
+        let dealt = |cores| deal(&second[..1], cores).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!((dealt(1), dealt(2), dealt(3)), (vec![2], vec![1, 1], vec![1, 1, 1]), "none is left out");
+
+        let other = bind_all(&config.listen, true, &mut shared(), &config).unwrap();
+        assert_ne!(other[0].address, first[0].address, "what is given for plain connections is not taken for TLS");
+    }
+
+    #[test]
+    fn nothing_is_bound_beside_what_was_given() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let asked = listener.local_addr().unwrap();
+        let given = Given { listener, asked, encrypted: false };
+        let bound = bind_all(&[asked], false, &mut vec![given], &config("127.0.0.1:0", 2)).unwrap();
+        assert_eq!((bound.len(), bound[0].address, bound[0].sockets.len()), (1, asked, 1));
     }
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod activation;
 mod commands;
 mod failures;
 mod import;
