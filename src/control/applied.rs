@@ -152,19 +152,8 @@ async fn note(batch: &mut Vec<Followed>, store: &Store, fleet: &Fleet, metrics: 
 /// Whether the move got everywhere before it was no longer worth following. A
 /// proxy that refuses it may be healed by a later change, so a refusal is waited out.
 async fn applied(fleet: &Fleet, followed: &Followed) -> bool {
-    let mut changed = fleet.watch();
-    loop {
-        changed.borrow_and_update();
-        let left = FOLLOW_MAX.saturating_sub(followed.since.elapsed());
-        if fleet.wait_applied(followed.revision, left).await.complete {
-            return true;
-        }
-        if left.is_zero() {
-            return false;
-        }
-        // Refused for good, as things are. Either outcome leads to another look.
-        let _ = tokio::time::timeout(left, changed.changed()).await;
-    }
+    let left = FOLLOW_MAX.saturating_sub(followed.since.elapsed());
+    fleet.wait_complete(followed.revision, left).await.complete
 }
 
 #[cfg(test)]

@@ -343,15 +343,15 @@ impl Member {
         self.stored = Some(self.heard);
     }
 
-    /// When its state changes next if it stays silent.
-    pub(super) fn next_transition(&self, config: &Config, now: Instant) -> Option<Instant> {
-        // Just past the limit: at the limit it is still what it was.
-        let past = |limit: Duration| self.heard + limit + Duration::from_millis(1);
-        match self.state(config, now) {
-            State::Live => Some(past(config.live)),
-            State::Suspect => Some(past(config.suspect)),
-            State::Gone => None,
-        }
+    /// When it is gone if it stays silent.
+    pub(super) fn gone_at(&self, config: &Config) -> Instant {
+        // Just past the limit: at the limit it is still suspect.
+        self.heard + config.suspect + Duration::from_millis(1)
+    }
+
+    /// Whether sending it this change, or a later one that does not heal it, cannot help.
+    pub(super) fn refuses_for_good(&self, revision: Revision) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.revision >= revision && refused.reason.is_lasting())
     }
 
     /// Whether it still has to be waited for before something is stopped that

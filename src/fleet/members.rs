@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -279,9 +280,20 @@ impl Members {
         propagation
     }
 
-    /// When silence alone changes an answer next.
-    pub fn next_transition(&self, now: Instant) -> Option<Instant> {
-        self.members.values().filter_map(|member| member.next_transition(&self.config, now)).min()
+    /// A live or suspect member that `lacks` something, and when it would be
+    /// gone: the first from this key on, or else from the beginning.
+    pub(super) fn awaited(
+        &self,
+        from: Option<&MemberKey>,
+        now: Instant,
+        lacks: impl Fn(&Member) -> bool,
+    ) -> Option<(&MemberKey, Instant)> {
+        let begin = from.map_or(Bound::Unbounded, Bound::Included);
+        let onwards = self.members.range::<MemberKey, _>((begin, Bound::Unbounded));
+        let before = from.map(|from| self.members.range(..from)).into_iter().flatten();
+        let is_awaited = |member: &Member| lacks(member) && member.state(&self.config, now) != State::Gone;
+        let (key, member) = onwards.chain(before).find(|(_, member)| is_awaited(member))?;
+        Some((key, member.gone_at(&self.config)))
     }
 
     /// What keeps a pool, which the change at `closing` closed, from being

@@ -16,6 +16,7 @@ use crate::fleet::blocker::Blockers;
 use crate::fleet::member::{Greeting, Refused, Report};
 use crate::fleet::members::{Members, ProxyView, Session, StillLive};
 use crate::fleet::propagation::Propagation;
+use crate::fleet::wait::{Until, Wait};
 use crate::model::id::{EndpointId, InstanceId};
 use crate::model::member::{MemberKey, StoredMember};
 use crate::model::pool::PoolKey;
@@ -25,6 +26,7 @@ pub mod blocker;
 pub mod member;
 pub mod members;
 pub mod propagation;
+pub mod wait;
 
 /// How silence is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,22 +190,29 @@ impl Fleet {
     /// Waits until every live and suspect proxy has applied `revision`, until
     /// those that have not have refused it for good, or for `deadline`.
     pub async fn wait_applied(&self, revision: Revision, deadline: Duration) -> Propagation {
+        self.wait(Wait::new(revision, Until::Settled), deadline).await
+    }
+
+    /// The same, waiting refusals out: a later change may heal them.
+    pub async fn wait_complete(&self, revision: Revision, deadline: Duration) -> Propagation {
+        self.wait(Wait::new(revision, Until::Complete), deadline).await
+    }
+
+    async fn wait(&self, mut wait: Wait, deadline: Duration) -> Propagation {
         let started = now();
         let mut changed = self.watch();
         loop {
             changed.borrow_and_update();
             let now = now();
             let elapsed = now.duration_since(started);
-            let (propagation, transition) = {
+            let pause = {
                 let members = self.members();
-                (members.propagation(revision, now), members.next_transition(now))
+                match wait.look(&members, now).filter(|_| elapsed < deadline) {
+                    // A member that falls silent changes the answer without a word.
+                    Some(gone_at) => gone_at.saturating_duration_since(now).min(deadline - elapsed),
+                    None => return members.propagation(wait.revision(), now).after(elapsed),
+                }
             };
-            if propagation.is_settled(revision) || elapsed >= deadline {
-                return propagation.after(elapsed);
-            }
-            // A member that falls silent changes the answer without a word.
-            let until_transition = transition.map_or(deadline, |at| at.saturating_duration_since(now));
-            let pause = until_transition.min(deadline.saturating_sub(elapsed));
             // Either outcome leads to another look. The bell cannot close: `self` holds it.
             let _ = tokio::time::timeout(pause, changed.changed()).await;
         }

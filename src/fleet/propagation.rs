@@ -37,14 +37,6 @@ pub struct Refusal {
 }
 
 impl Propagation {
-    /// Whether waiting longer cannot change the answer by itself: complete, or
-    /// all that is missing has been refused for good. A refusal of an earlier
-    /// revision does not count, because this one may heal it.
-    pub fn is_settled(&self, revision: Revision) -> bool {
-        let lasting = |refusal: &&Refusal| refusal.revision >= revision && refusal.reason.is_lasting();
-        self.complete || self.refused.iter().filter(lasting).count() >= (self.required - self.applied) as usize
-    }
-
     /// The same, after a wait.
     pub(super) fn after(self, elapsed: Duration) -> Self {
         Self { elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), ..self }

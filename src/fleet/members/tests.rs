@@ -4,7 +4,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::fleet::member::Reason;
+use crate::fleet::wait::{Until, Wait};
 
+mod histories;
 mod stored;
 
 /// Members, a clock and short names.
@@ -64,6 +66,15 @@ impl Table {
 
     fn propagation(&self, revision: u64, seconds: u64) -> Propagation {
         self.members.propagation(Revision(revision), self.at(seconds))
+    }
+
+    fn is_settled(&self, revision: u64, seconds: u64) -> bool {
+        Wait::new(Revision(revision), Until::Settled).look(&self.members, self.at(seconds)).is_none()
+    }
+
+    /// When a wait for everybody would end by silence.
+    fn awaited_until(&self, revision: u64, seconds: u64) -> Option<Instant> {
+        Wait::new(Revision(revision), Until::Complete).look(&self.members, self.at(seconds))
     }
 
     fn drained(&self, n: u128, closing: u64, seconds: u64) -> bool {
@@ -153,11 +164,11 @@ fn states_follow_silence() {
         assert_eq!(table.members.proxies(table.at(seconds))[0].state, state, "after {seconds} s");
     }
     assert_eq!(table.members.proxies(table.at(61))[0].state, State::Gone);
-    assert_eq!(table.members.next_transition(table.at(61)), None);
+    assert_eq!(table.awaited_until(1, 61), None);
     assert!(table.acks(&session, 0, 70), "coming back changes conclusions");
     assert_eq!(table.members.proxies(table.at(70))[0].state, State::Live);
-    let next = table.members.next_transition(table.at(70)).unwrap();
-    assert!(next > table.at(80) && next < table.at(81));
+    let gone_at = table.awaited_until(1, 70).unwrap();
+    assert!(gone_at > table.at(130) && gone_at < table.at(131));
 }
 
 #[test]
@@ -169,8 +180,9 @@ fn a_refusal_shows_until_it_is_healed() {
     let [refusal] = propagation.refused.as_slice() else { panic!("{propagation:?}") };
     assert_eq!((refusal.proxy_id.as_str(), refusal.reason.as_str()), ("a", "invalid"));
     assert!(!propagation.complete);
-    assert!(propagation.is_settled(Revision(7)), "waiting longer does not help");
-    assert!(!propagation.is_settled(Revision(8)), "a later change may heal it");
+    assert!(table.is_settled(7, 1), "waiting longer does not help");
+    assert!(!table.is_settled(8, 1), "a later change may heal it");
+    assert!(table.awaited_until(7, 1).is_some(), "so who waits for everybody goes on");
 
     table.acks(&session, 8, 2);
     assert!(table.propagation(8, 2).refused.is_empty());
@@ -183,7 +195,7 @@ fn a_refusal_that_a_snapshot_heals_is_waited_out() {
     let session = table.joins("a", Some(6), 0);
     for reason in [Reason::Gap, Reason::DigestMismatch, Reason::WrongLineage] {
         table.refuses(&session, 7, reason, 1);
-        assert!(!table.propagation(7, 1).is_settled(Revision(7)), "{reason:?}");
+        assert!(!table.is_settled(7, 1), "{reason:?}");
     }
 }
 

@@ -41,8 +41,8 @@ fn stored_members_are_suspect_for_a_minute_after_a_restart() {
     let propagation = table.propagation(9, 0);
     assert_eq!((propagation.required, propagation.applied, propagation.complete), (2, 0, false));
     assert_eq!(table.members.proxies(table.at(0))[0].state, State::Suspect, "nobody has heard it");
-    let next = table.members.next_transition(table.at(0)).unwrap();
-    assert!(next > table.at(60) && next < table.at(61));
+    let gone_at = table.awaited_until(9, 0).unwrap();
+    assert!(gone_at > table.at(60) && gone_at < table.at(61));
     let a = table.joins("a", Some(9), 1);
     assert_eq!(table.members.proxies(table.at(1))[0].state, State::Live);
     table.acks(&a, 9, 60);
