@@ -125,6 +125,7 @@ fn why(broken: Broken, exchange: &Exchange) -> Error {
                 let claimed = exchange.claimed.as_ref();
                 Error::RequestTooLarge(claimed.map_or(0, |claimed| claimed.environment().policy.request_body_max))
             }
+            Some(State::Malformed) => Error::BadRequest("the body's chunks are not chunks"),
             _ => Error::ClientGone,
         },
     }

@@ -112,6 +112,7 @@ pub(super) fn identify<B>(request: &Request<B>, config: &Config) -> Result<(Aske
             "x-deployment-id" => once(&mut pin, value, "more than one X-Deployment-ID")?,
             "x-project" => once(&mut project, value, "more than one X-Project")?,
             "x-environment" => once(&mut environment, value, "more than one X-Environment")?,
+            "transfer-encoding" => found.coding(value)?,
             _ => found.note(name, value),
         }
     }
@@ -130,6 +131,18 @@ fn once(place: &mut Option<HeaderValue>, value: &HeaderValue, refusal: &'static 
 }
 
 impl Found {
+    /// RFC 9112 §6.1. hyper takes off the chunks and would leave a coding behind
+    /// that nobody names any more.
+    fn coding(&mut self, value: &HeaderValue) -> Result<(), Error> {
+        let is_chunked = value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        if std::mem::replace(&mut self.transfer_encoding, true) || !is_chunked {
+            return Err(Error::BadRequest(
+                "Transfer-Encoding is not chunked, said once; send the body in chunks alone",
+            ));
+        }
+        Ok(())
+    }
+
     fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
         match name.as_str() {
             "connection" => self.connection = true,
@@ -138,7 +151,6 @@ impl Found {
                 self.hop = true;
                 self.te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
             }
-            "transfer-encoding" => self.transfer_encoding = true,
             "upgrade" => {
                 self.hop = true;
                 self.upgrade = Some(value.clone());
@@ -166,8 +178,18 @@ impl Given {
 /// CGI and its heirs turn `-` into `_`, so that `X_Forwarded_For` arrives as
 /// `X-Forwarded-For` does. Ours must not be forged that way.
 pub(super) fn is_disguised(name: &str) -> bool {
-    const OURS: [&str; 7] =
-        ["x-deployment-id", "x-environment", "x-request-id", "traceparent", "forwarded", "via", "x-project"];
+    const OURS: [&str; 9] = [
+        "x-deployment-id",
+        "x-environment",
+        "x-request-id",
+        "traceparent",
+        "forwarded",
+        "via",
+        "x-project",
+        // Framing is ours to say, too.
+        "content-length",
+        "transfer-encoding",
+    ];
     let plain = name.replace('_', "-");
     name.contains('_') && (plain.starts_with("x-forwarded-") || OURS.contains(&plain.as_str()))
 }

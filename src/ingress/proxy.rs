@@ -131,8 +131,10 @@ fn refuse(mut exchange: Exchange, error: &Error) -> Response<Body> {
     exchange.answered(error.status());
     let mut response = plain(error, exchange.request_id());
     // A body that is not here yet is not waited for: hyper closes after the
-    // answer, and the client had better know.
-    if exchange.body_left() > UNREAD_MAX && !exchange.is_http2() {
+    // answer, and the client had better know. What follows a request that could be
+    // read in two ways could, too.
+    let is_over = exchange.body_left() > UNREAD_MAX || matches!(error, Error::BadRequest(_));
+    if is_over && !exchange.is_http2() {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }
     close_if_asked(&exchange, response.headers_mut());

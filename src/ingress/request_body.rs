@@ -8,6 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -46,6 +47,8 @@ pub(super) enum State {
     TooLarge,
     /// The client went away in the middle.
     ClientGone,
+    /// Its framing makes no sense.
+    Malformed,
 }
 
 impl Ledger {
@@ -100,6 +103,9 @@ pub(super) enum Cut {
     /// The client went away.
     #[error("read the client's request body")]
     ClientGone(#[source] hyper::Error),
+    /// Its framing makes no sense.
+    #[error("find the end of the client's request body")]
+    Malformed(#[source] hyper::Error),
 }
 
 /// A request's body.
@@ -180,8 +186,9 @@ impl Inner {
     fn check(&self, frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Frame<Bytes>, Cut> {
         let ledger = &self.ledger;
         let frame = frame.map_err(|error| {
-            ledger.state.set(State::ClientGone);
-            Cut::ClientGone(error)
+            let malformed = is_malformed(&error);
+            ledger.state.set(if malformed { State::Malformed } else { State::ClientGone });
+            if malformed { Cut::Malformed(error) } else { Cut::ClientGone(error) }
         })?;
         let Some(data) = frame.data_ref() else {
             // Trailers are not kept: the body could not be sent again whole.
@@ -197,6 +204,13 @@ impl Inner {
         ledger.keep(data);
         Ok(frame)
     }
+}
+
+/// Whether what came is no body, rather than half of one. hyper says so by the
+/// kind of the I/O error its decoder makes.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 impl Body for RequestBody {

@@ -15,6 +15,7 @@ mod http2;
 mod limits;
 mod outside;
 mod retries;
+mod smuggling;
 mod streaming;
 mod tls;
 mod tls_clients;
