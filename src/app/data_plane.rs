@@ -19,7 +19,7 @@ use crate::model::id::InstanceId;
 use crate::routing::live::Live;
 use crate::stream::client::{self, Link};
 use crate::stream::last_known_good;
-use crate::stream::last_known_good::folder::Folder;
+use crate::stream::last_known_good::folder::{Folder, Mark};
 use crate::stream::metrics::ClientMetrics;
 use crate::telemetry::admin::Condition;
 use crate::telemetry::metrics::Metrics;
@@ -33,6 +33,8 @@ pub(super) struct DataPlane {
     live: Arc<Live>,
     link: watch::Receiver<Link>,
     drain: Drain,
+    /// Dropped last: until then a successor knows that this run has not ended.
+    _mark: Option<Mark>,
 }
 
 impl DataPlane {
@@ -51,15 +53,18 @@ impl DataPlane {
         // Before the first request is accepted: none is refused for want of it.
         let mut client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
         let (instance, link) = (client.instance_id(), client.link());
+        let mut mark = None;
         if let Some((folder, config)) = kept {
-            client = client.following_on(folder.note_run(instance));
+            let noted = folder.note_run(instance);
+            client = client.following_on(noted.ended);
+            mark = noted.mark;
             if let Some(keeper) = kept::load(folder, config, &live, &metrics)? {
                 client = client.keeping(keeper);
             }
         }
         let ingress = ingress::prepare(config, given)?.start(Arc::clone(&live), &metrics)?;
         tokio::spawn(client.run(drain.watch()));
-        Ok(Self { metrics, instance, ingress, live, link, drain })
+        Ok(Self { metrics, instance, ingress, live, link, drain, _mark: mark })
     }
 
     /// What is bound elsewhere, and where requests arrive.

@@ -22,6 +22,22 @@ pub struct Folder {
     lock: File,
 }
 
+/// A run that was noted.
+#[derive(Debug)]
+pub struct Noted {
+    /// Earlier runs whose process has ended.
+    pub ended: Vec<InstanceId>,
+    /// Keeps this one from being taken for ended; `None` where it cannot be.
+    pub mark: Option<Mark>,
+}
+
+/// Shows that the process of a run is there, until it is dropped. Like the lock
+/// on the folder it ends with the process, however that ends.
+#[derive(Debug)]
+pub struct Mark {
+    _file: File,
+}
+
 /// Why a folder cannot be used. Reads as "failed to …".
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,9 +66,12 @@ pub enum Error {
 const LOCK: &str = "lock";
 const NAME: &str = "proxy_id";
 const RUNS: &str = "instance_ids";
-/// Earlier runs that are remembered. More start in a row only where none lives
-/// long enough to be welcomed; the oldest are then waited for as any silent one.
-const RUNS_MAX: usize = 16;
+/// Begins the name of a file that a run has locked while its process is there.
+const MARK: &str = "run-";
+/// Earlier runs that are remembered, of those that have ended and of those that
+/// have not. More start in a row only where none lives long enough to be
+/// welcomed; the oldest are then waited for as any silent one.
+const RUNS_MAX: usize = 32;
 /// Longer than any host's name with a port.
 const NAME_BYTES_MAX: u64 = 512;
 /// More than as many lines of a UUID as are kept.
@@ -109,21 +128,52 @@ impl Folder {
         name
     }
 
-    /// Notes a run of the proxy, and answers the earlier ones. Their processes
-    /// have ended: each had the lock on this folder, which is ours now. What
+    /// Notes a run of the proxy, and says which earlier ones have ended. What
     /// cannot be read or written only costs the control plane some waiting.
-    pub fn note_run(&self, run: InstanceId) -> Vec<InstanceId> {
+    pub fn note_run(&self, run: InstanceId) -> Noted {
         let mut text = String::new();
         let read =
             File::open(self.path.join(RUNS)).and_then(|file| file.take(RUNS_BYTES_MAX).read_to_string(&mut text));
-        let mut runs: Vec<InstanceId> = text.lines().filter_map(|line| line.parse().ok()).collect();
-        runs.drain(..runs.len().saturating_sub(RUNS_MAX));
-        let lines: String = runs.iter().chain([&run]).map(|run| format!("{run}\n")).collect();
+        let runs = text.lines().filter_map(|line| line.parse().ok());
+        let (mut running, mut ended): (Vec<InstanceId>, Vec<_>) = runs.partition(|run| self.is_running(*run));
+        for runs in [&mut running, &mut ended] {
+            runs.drain(..runs.len().saturating_sub(RUNS_MAX));
+        }
+        let lines: String = ended.iter().chain(&running).chain([&run]).map(|run| format!("{run}\n")).collect();
         let noted = read.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(0) } else { Err(error) });
-        if let Err(error) = noted.and_then(|_| self.note(RUNS, &lines)) {
+        let mark = self.mark(run).and_then(|mark| noted.and_then(|_| self.note(RUNS, &lines)).map(|()| mark));
+        if let Err(error) = &mark {
             tracing::warn!(%error, "this run of the proxy is not noted: if it crashes it is waited for a while");
         }
-        runs
+        self.remove_old_marks();
+        Noted { ended, mark: mark.ok() }
+    }
+
+    /// Whether the process of a run is still there: one that has handed its
+    /// sockets on goes on until its requests have ended, and has no lock on the
+    /// folder any more.
+    fn is_running(&self, run: InstanceId) -> bool {
+        match File::open(self.path.join(mark_name(run))) {
+            // An error is no proof that it has ended.
+            Ok(mark) => !matches!(mark.try_lock(), Ok(())),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    fn mark(&self, run: InstanceId) -> io::Result<Mark> {
+        let path = self.path.join(mark_name(run));
+        let file = private(OpenOptions::new().write(true).create(true).truncate(false), &path)?;
+        file.try_lock()?;
+        Ok(Mark { _file: file })
+    }
+
+    fn remove_old_marks(&self) {
+        let names = self.names().unwrap_or_default();
+        let runs = names.iter().filter_map(|name| name.strip_prefix(MARK)?.parse().ok());
+        for run in runs.filter(|run| !self.is_running(*run)) {
+            // One that stays is looked at again at the next start.
+            let _ = fs::remove_file(self.path.join(mark_name(run)));
+        }
     }
 
     fn noted_name(&self) -> Option<String> {
@@ -204,6 +254,10 @@ impl Sink for File {
         // The length is synced with it; times are not, and nobody needs them.
         self.sync_data()
     }
+}
+
+fn mark_name(run: InstanceId) -> String {
+    format!("{MARK}{run}")
 }
 
 fn create(path: &Path) -> io::Result<()> {

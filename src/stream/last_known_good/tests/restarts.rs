@@ -151,18 +151,39 @@ fn a_name_is_kept_until_another_is_given() {
     assert_eq!(folder.proxy_id(None, || "second".into()), "second", "what is no name is not used");
 }
 
+fn run(n: u128) -> InstanceId {
+    uuid::Uuid::from_u128(n).into()
+}
+
 #[test]
 fn runs_that_have_ended_are_known_to_the_next_one() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("proxy");
-    let run = |n: u128| InstanceId::from(uuid::Uuid::from_u128(n));
-    let noted = |n| Folder::own(&path).unwrap().note_run(run(n));
+    let noted = |n| Folder::own(&path).unwrap().note_run(run(n)).ended;
     assert_eq!(noted(1), []);
     assert_eq!(noted(2), [run(1)]);
     for n in 3..=40 {
         noted(n);
     }
-    assert_eq!(noted(41), (25..=40).map(run).collect::<Vec<_>>(), "the latest ones");
+    assert_eq!(noted(41), (9..=40).map(run).collect::<Vec<_>>(), "the latest ones");
+    let files = std::fs::read_dir(&path).unwrap().flatten();
+    let marks = files.filter(|file| file.file_name().to_string_lossy().starts_with("run-")).count();
+    assert_eq!(marks, 1, "what marked the others is gone");
     std::fs::write(path.join("instance_ids"), b"no run\n\xff").unwrap();
     assert_eq!(noted(42), [], "what cannot be read names nobody");
+}
+
+#[test]
+fn a_run_whose_process_is_there_has_not_ended_whoever_has_the_folder() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("proxy");
+    let first = Folder::own(&path).unwrap().note_run(run(1));
+    // Its folder is somebody else's now, and it still finishes what it has.
+    for n in 2..=50 {
+        let second = Folder::own(&path).unwrap().note_run(run(n));
+        assert!(second.mark.is_some() && !second.ended.contains(&run(1)), "run {n}");
+    }
+    drop(first.mark);
+    let third = Folder::own(&path).unwrap().note_run(run(51));
+    assert!(third.ended.contains(&run(1)) && third.ended.contains(&run(50)), "{third:?}");
 }
