@@ -97,6 +97,8 @@ enum End {
     Away(GoAway),
     #[error("keep the table on disk without a gap: all of it is asked for again")]
     Gap,
+    #[error("keep the table: a successor has it now")]
+    HandedOn,
     #[error("go on: stopped")]
     Stopped,
 }
@@ -202,6 +204,8 @@ impl Client {
             let pause = match end {
                 End::Stopped => return,
                 End::Away(away) => Backoff::asked(away, fastrand::f64()),
+                // The control plane is not to wait for a disk that is somebody else's.
+                End::HandedOn => Duration::ZERO,
                 _ => backoff.pause(begun.elapsed(), fastrand::f64()),
             };
             tokio::select! {
@@ -214,7 +218,7 @@ impl Client {
     /// One stream, from Hello to its end.
     async fn follow(&self, channel: Channel, drain: &mut drain::Watch) -> End {
         let outbox = Arc::new(Outbox::new(Arc::clone(&self.live), self.hello()));
-        let mut disk = self.keeper.as_ref().map(Keeper::watch);
+        let mut disk = self.keeper().map(Keeper::watch);
         let opening = self.open(channel, Arc::clone(&outbox));
         let mut inbound = match timeout(CONNECT_TIMEOUT, opening).await {
             Ok(Ok(inbound)) => inbound,
@@ -243,12 +247,13 @@ impl Client {
                 },
                 _ = statuses.tick() => outbox.status(Due::Whole),
                 () = self.live.idle_notify().notified() => outbox.status(Due::Busy),
-                () = changed(&mut disk) => {
-                    if self.keeper.as_ref().is_some_and(Keeper::wants_snapshot) {
-                        return End::Gap;
-                    }
-                    outbox.durable(self.ack());
-                }
+                is_there = changed(&mut disk) => match self.keeper() {
+                    None => return End::HandedOn,
+                    Some(keeper) if keeper.wants_snapshot() => return End::Gap,
+                    Some(_) if is_there => outbox.durable(self.ack()),
+                    // The thread that keeps the table is gone: no news from there.
+                    Some(_) => disk = None,
+                },
                 () = sleep_until(Instant::from_std(session.deadline())) => return End::Silent,
                 () = drain.asked() => {
                     outbox.goodbye();
@@ -334,7 +339,7 @@ impl Client {
 
     /// Where the table stands, published and on disk.
     fn ack(&self) -> Ack {
-        Ack { applied: self.live.position(), durable: self.keeper.as_ref().and_then(Keeper::durable) }
+        Ack { applied: self.live.position(), durable: self.keeper().and_then(Keeper::durable) }
     }
 
     fn refuse(&self, outbox: &Outbox, nack: Nack) {
@@ -346,8 +351,13 @@ impl Client {
         outbox.nack(nack);
     }
 
+    /// What keeps the table, while that is ours to keep.
+    fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref().filter(|keeper| !keeper.is_given_up())
+    }
+
     fn hello(&self) -> Hello {
-        let wants_snapshot = self.keeper.as_ref().is_some_and(Keeper::take_wants_snapshot);
+        let wants_snapshot = self.keeper().is_some_and(Keeper::take_wants_snapshot);
         Hello {
             proxy_id: self.config.proxy_id.clone(),
             instance_id: self.instance,
@@ -356,7 +366,7 @@ impl Client {
             zone: self.config.zone.clone(),
             // A proxy without a table is sent all of it, which the disk needs.
             position: self.live.position().filter(|_| !wants_snapshot),
-            keeps_table: self.keeper.is_some(),
+            keeps_table: self.keeper().is_some(),
             ended: self.ended.clone(),
         }
     }
@@ -394,7 +404,7 @@ impl Client {
         }
         self.metrics.connected.set(0);
         let problem = match end {
-            End::Stopped => None,
+            End::Stopped | End::HandedOn => None,
             end => Some(chain(end)),
         };
         // Once per reason: a control plane that is down for a day is one line.
@@ -429,12 +439,12 @@ fn seconds(at: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Resolves when there is news from the disk; never, where no table is kept.
-async fn changed(disk: &mut Option<watch::Receiver<Option<Position>>>) {
-    let Some(durable) = disk else { return std::future::pending().await };
-    if durable.changed().await.is_err() {
-        // The thread that keeps the table is gone: no news from there.
-        std::future::pending().await
+/// Resolves when there is news from the disk, with true, or when there will be
+/// none any more; never, where no table is kept.
+async fn changed(disk: &mut Option<watch::Receiver<Option<Position>>>) -> bool {
+    match disk {
+        Some(durable) => durable.changed().await.is_ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::routing::live::Live;
 use crate::stream::last_known_good::Config;
 use crate::stream::last_known_good::disk::Disk;
 use crate::stream::last_known_good::metrics::DiskMetrics;
-use crate::stream::last_known_good::queue::Shared;
+use crate::stream::last_known_good::queue::{Pause, Shared};
 use crate::stream::last_known_good::recovery::{Loaded, recover};
 use crate::stream::last_known_good::worker::Worker;
 use crate::stream::last_known_good::writer::{Item, Writer};
@@ -42,8 +42,28 @@ enum Heard {
     Item(Item),
 }
 
+/// What can pause a [`Keeper`], whoever has that.
+#[derive(Clone)]
+pub struct Pausing(Arc<Shared>);
+
+/// The files are not touched while this is there: somebody else may read them,
+/// and with [`Paused::give_up`] have them. What is applied meanwhile waits.
+/// Dropped without a word it leaves them to whoever had them before.
+pub struct Paused {
+    shared: Arc<Shared>,
+    are_ours: bool,
+}
+
+/// The disk does not take what was applied. Reads as "failed to …".
+#[derive(Debug, thiserror::Error)]
+#[error("put the table on disk within {} s: the disk is slow", PAUSE_TIMEOUT.as_secs())]
+pub struct StillWriting;
+
 /// Time to put the last changes on disk when stopping: some syncs of a busy disk.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for a pause to begin: a checkpoint of a million environments may
+/// be under way.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Loads the newest valid table into `live`, which must be without one, and
@@ -58,6 +78,33 @@ impl Keeper {
         live: &Live,
         metrics: DiskMetrics,
     ) -> Result<Self, std::io::Error> {
+        Self::begin(disk, config, live, metrics, Pause::Over)
+    }
+
+    /// The same, for files that somebody else has still: they are only read
+    /// before the pause is over.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub fn start_paused(
+        disk: impl Disk + 'static,
+        config: Config,
+        live: &Live,
+        metrics: DiskMetrics,
+    ) -> Result<(Self, Paused), std::io::Error> {
+        let keeper = Self::begin(disk, config, live, metrics, Pause::Begun)?;
+        let paused = Paused { shared: Arc::clone(&keeper.shared), are_ours: false };
+        Ok((keeper, paused))
+    }
+
+    fn begin(
+        disk: impl Disk + 'static,
+        config: Config,
+        live: &Live,
+        metrics: DiskMetrics,
+        pause: Pause,
+    ) -> Result<Self, std::io::Error> {
         let begun = std::time::Instant::now();
         let found = recover(&disk, live);
         metrics.load_seconds.set(begun.elapsed().as_secs_f64());
@@ -68,12 +115,22 @@ impl Keeper {
                 "serving the table kept on disk, which may be stale until the control plane is heard"
             );
         }
-        let shared = Arc::new(Shared::new(config.queue_bytes_max));
+        let shared = Arc::new(Shared::new(config.queue_bytes_max, pause));
         let (said, durable) = watch::channel(None);
         let writer = Writer::new(disk, &found);
         let worker = Worker::new(writer, Arc::clone(&shared), config, said, metrics);
         thread::Builder::new().name("last-known-good".into()).spawn(move || worker.run())?;
         Ok(Self { shared, durable, heard: Mutex::default(), loaded: found.loaded })
+    }
+
+    /// What can pause it, once it is the client's.
+    pub fn pausing(&self) -> Pausing {
+        Pausing(Arc::clone(&self.shared))
+    }
+
+    /// Whether nothing is kept any more: the files are somebody else's.
+    pub fn is_given_up(&self) -> bool {
+        self.shared.queue().is_closed
     }
 
     /// What the table was loaded from, if it was.
@@ -146,6 +203,43 @@ impl Keeper {
 
     fn heard_now(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pausing {
+    /// Returns when everything that was applied is on disk, or the disk refuses
+    /// it, and the files are left alone.
+    ///
+    /// # Errors
+    ///
+    /// When the disk takes too long; the keeper goes on then.
+    pub async fn pause(&self) -> Result<Paused, StillWriting> {
+        let paused = Paused { shared: Arc::clone(&self.0), are_ours: true };
+        self.0.pause(Pause::Asked);
+        let mut rests = self.0.rests();
+        match timeout(PAUSE_TIMEOUT, rests.wait_for(|rests| *rests)).await {
+            Ok(Ok(_)) => Ok(paused),
+            // Dropping it ends what has not begun.
+            Ok(Err(_)) | Err(_) => Err(StillWriting),
+        }
+    }
+}
+
+impl Paused {
+    /// Goes on with the files, which nobody else has any more.
+    pub fn resume(mut self) {
+        self.are_ours = true;
+    }
+
+    /// Leaves the files to somebody else, for good.
+    pub fn give_up(mut self) {
+        self.are_ours = false;
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if self.are_ours { self.shared.pause(Pause::Over) } else { self.shared.close() }
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use crate::stream::last_known_good::writer::Item;
 
 /// The queue, shared by the stream and the thread that writes.
@@ -12,6 +14,8 @@ pub struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     delta_bytes_max: usize,
+    /// Whether the thread rests, for those who wait for that.
+    rests: watch::Sender<bool>,
 }
 
 /// What waits.
@@ -28,6 +32,20 @@ pub struct Queue {
     pub wants_snapshot: bool,
     /// Nothing more comes.
     pub is_closed: bool,
+    /// Whether the thread may touch the files.
+    pub pause: Pause,
+}
+
+/// Whether the thread may touch the files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pause {
+    /// It may.
+    #[default]
+    Over,
+    /// It is to put on disk what it can, and then to rest.
+    Asked,
+    /// It does not until the pause is over; if nothing more comes, never again.
+    Begun,
 }
 
 /// What a delta takes beside its change sets.
@@ -35,13 +53,18 @@ const DELTA_OVERHEAD_BYTES: usize = 256;
 
 impl Shared {
     /// Empty; deltas may take so many bytes.
-    pub fn new(delta_bytes_max: usize) -> Self {
-        Self { queue: Mutex::default(), filled: Condvar::new(), delta_bytes_max }
+    pub fn new(delta_bytes_max: usize, pause: Pause) -> Self {
+        let queue = Mutex::new(Queue { pause, ..Queue::default() });
+        let rests = watch::Sender::new(pause == Pause::Begun);
+        Self { queue, filled: Condvar::new(), delta_bytes_max, rests }
     }
 
     /// Adds what was applied. Never waits for the disk.
     pub fn push(&self, item: Item) {
         let mut queue = self.queue();
+        if queue.is_closed {
+            return;
+        }
         if matches!(item, Item::Snapshot(_)) {
             // It takes the place of all that waits, lost or not.
             queue.items.clear();
@@ -66,10 +89,41 @@ impl Shared {
         self.filled.notify_one();
     }
 
-    /// The queue once there is something in it, or `until` is over.
+    /// Asks for a pause, or ends one. The last one does not end.
+    pub fn pause(&self, pause: Pause) {
+        let mut queue = self.queue();
+        if !queue.is_closed {
+            queue.pause = pause;
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Says when the thread rests, and when it works.
+    pub fn rests(&self) -> watch::Receiver<bool> {
+        self.rests.subscribe()
+    }
+
+    /// Rests while there is a pause. Answers whether the files may be touched
+    /// afterwards: not, where nothing more comes before its end.
+    pub fn rest(&self) -> bool {
+        let mut queue = self.queue();
+        if queue.pause == Pause::Asked {
+            queue.pause = Pause::Begun;
+        }
+        self.rests.send_replace(queue.pause == Pause::Begun);
+        while queue.pause == Pause::Begun && !queue.is_closed {
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.rests.send_replace(false);
+        queue.pause != Pause::Begun
+    }
+
+    /// The queue once there is something in it, a pause is asked for, or `until`
+    /// is over.
     pub fn wait(&self, until: Option<Instant>, is_enough: impl Fn(&Queue) -> bool) -> MutexGuard<'_, Queue> {
         let mut queue = self.queue();
-        while !queue.is_closed && !is_enough(&queue) {
+        while !queue.is_closed && queue.pause != Pause::Asked && !is_enough(&queue) {
             queue = match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 None => self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return queue,

@@ -15,7 +15,7 @@ use crate::model::revision::Position;
 use crate::stream::last_known_good::Config;
 use crate::stream::last_known_good::disk::Disk;
 use crate::stream::last_known_good::metrics::DiskMetrics;
-use crate::stream::last_known_good::queue::{Shared, delta_bytes};
+use crate::stream::last_known_good::queue::{Pause, Shared, delta_bytes};
 use crate::stream::last_known_good::writer::{Failure, Item, Writer};
 
 /// What runs on the thread.
@@ -81,11 +81,26 @@ impl<D: Disk> Worker<D> {
     /// Works until the queue is closed. What is left then is tried once more.
     pub fn run(mut self) {
         while !self.is_closed {
+            if self.may_rest() && !self.shared.rest() {
+                return;
+            }
             self.take();
             if let Err(failure) = self.step() {
                 self.failed(&failure);
             }
             self.metrics.journal_bytes.set(i64::try_from(self.writer.journal_bytes()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Whether a pause has begun, or one that is asked for may begin: there is
+    /// nothing to write any more, or no getting it written.
+    fn may_rest(&self) -> bool {
+        let queue = self.shared.queue();
+        let is_done = self.is_settled && self.waiting.is_empty() && queue.items.is_empty();
+        match queue.pause {
+            Pause::Over => false,
+            Pause::Asked => is_done || self.writing.until.is_some(),
+            Pause::Begun => true,
         }
     }
 

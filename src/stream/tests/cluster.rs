@@ -113,6 +113,11 @@ impl Proxy {
         Self::run(address, live, token(), Some(keeper))
     }
 
+    /// The same, from a disk of the test's own.
+    pub fn keeping_with(address: SocketAddr, live: Arc<Live>, keeper: Keeper) -> Self {
+        Self::run(address, live, token(), Some(keeper))
+    }
+
     fn run(address: SocketAddr, live: Arc<Live>, token: Token, keeper: Option<Keeper>) -> Self {
         let config = client::Config {
             control: format!("http://{address}").parse().unwrap(),

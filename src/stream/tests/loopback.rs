@@ -10,13 +10,19 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::cluster::{Control, LIMIT, Proxy, config, fleet_shows};
 use super::log::{Log, environment, host, moved, pool, pool_key};
+use crate::fleet::Fleet;
 use crate::fleet::member::Reason;
 use crate::model::change::{PoolRecordState, Record};
 use crate::model::id::DeploymentId;
 use crate::model::revision::{Position, Revision};
+use crate::routing::live::Live;
 use crate::routing::table::Unresolved;
 use crate::store::{Changes, Error, MembersChange, Snapshot};
 use crate::stream::Token;
+use crate::stream::last_known_good::Config;
+use crate::stream::last_known_good::folder::Folder;
+use crate::stream::last_known_good::keeper::Keeper;
+use crate::stream::last_known_good::metrics::DiskMetrics;
 use crate::stream::source::Source;
 use crate::wire::proto::control_stream_service_server::{ControlStreamService, ControlStreamServiceServer};
 use crate::wire::proto::{SyncRequest, SyncResponse};
@@ -239,7 +245,7 @@ async fn a_log_that_does_not_reach_back_is_taken_whole() {
 #[tokio::test]
 async fn a_wrong_token_is_refused_with_the_remedy() {
     let control = Control::start(Log::new(1)).await;
-    let live = crate::routing::live::Live::new(1);
+    let live = Live::new(1);
     let mut proxy = Proxy::start_with(control.address, live, Token::from_bytes([2; 32]));
     let link = proxy.link_shows(|link| link.problem.is_some()).await;
     assert!(link.problem.as_ref().unwrap().contains("--token-file"), "{link:?}");
@@ -462,4 +468,30 @@ async fn a_proxy_is_written_down_before_it_is_welcomed() {
     proxy.stop().await;
     control.stop().await;
     assert!(log.members().is_empty());
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_given_its_disk_up_is_not_waited_for_with_it() {
+    let log = Log::new(1);
+    let control = Control::start(log.clone()).await;
+    let (folder, live) = (tempfile::tempdir().unwrap(), Live::new(1));
+    let folder = Folder::own(&folder.path().join("proxy")).unwrap();
+    let keeper = Keeper::start(folder, Config::default(), &live, DiskMetrics::default()).unwrap();
+    let pausing = keeper.pausing();
+    let mut proxy = Proxy::keeping_with(control.address, live, keeper);
+    proxy.reaches(log.head()).await;
+    fleet_shows(&control.fleet, |fleet| fleet.closing_known(log.head().revision)).await;
+
+    let paused = pausing.pause().await.unwrap();
+    log.commit(moved(0, 1), &[]);
+    proxy.reaches(log.head()).await;
+    let applied = |fleet: &Fleet| fleet.proxies()[0].applied_revision == Some(log.head().revision);
+    fleet_shows(&control.fleet, applied).await;
+    assert!(!control.fleet.closing_known(log.head().revision), "its disk is behind, and it would begin with that");
+
+    paused.give_up();
+    fleet_shows(&control.fleet, |fleet| fleet.closing_known(log.head().revision)).await;
+    let shown = control.fleet.proxies();
+    assert_eq!((shown.len(), shown[0].keeps_table, shown[0].connected), (1, false, true), "the same run");
+    proxy.stop().await;
 }

@@ -212,3 +212,71 @@ async fn a_disk_damaged_while_it_is_used_is_healed_by_a_whole_table() {
     let (_, live) = bench.restarted(config).await;
     assert_eq!(live.position(), Some(head));
 }
+
+/// Every file, byte for byte.
+fn files(disk: &Memory) -> Vec<(String, Vec<u8>)> {
+    disk.names().unwrap().into_iter().map(|name| (name.clone(), disk.bytes(&name))).collect()
+}
+
+#[tokio::test]
+async fn a_pause_begins_when_all_is_on_disk_and_what_comes_meanwhile_waits() {
+    let mut bench = Bench::start(Config::default());
+    bench.apply();
+    bench.moves(0, 1);
+    let before = bench.log.head();
+    let pausing = bench.keeper.pausing();
+    let paused = timeout(LIMIT, pausing.pause()).await.unwrap().unwrap();
+    assert_eq!(bench.keeper.durable(), Some(before), "what was applied by then is on disk");
+    let resting = files(&bench.disk);
+    bench.moves(0, 2);
+    bench.moves(1, 3);
+
+    // Somebody else may read meanwhile, and keep what it hears to itself.
+    let live = Live::new(1);
+    let (reader, reading) =
+        Keeper::start_paused(bench.disk.clone(), Config::default(), &live, DiskMetrics::default()).unwrap();
+    assert_eq!((live.position(), reader.durable()), (Some(before), None));
+    drop((reader, reading));
+    assert_eq!((files(&bench.disk), bench.keeper.durable()), (resting, Some(before)), "nothing was written");
+
+    drop(paused);
+    bench.durable(bench.log.head()).await;
+    let (_restarted, live) = bench.restarted(Config::default()).await;
+    assert_eq!(served(&live), [Some(2), Some(3), None]);
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_never_touched_again() {
+    let mut bench = Bench::start(Config::default());
+    bench.apply();
+    let paused = timeout(LIMIT, bench.keeper.pausing().pause()).await.unwrap().unwrap();
+    let live = Live::new(1);
+    let (successor, waiting) =
+        Keeper::start_paused(bench.disk.clone(), Config::default(), &live, DiskMetrics::default()).unwrap();
+    bench.moves(0, 1);
+    paused.give_up();
+    let mut ended = bench.keeper.watch();
+    timeout(LIMIT, async { while ended.changed().await.is_ok() {} }).await.expect("its thread ends");
+    let left = files(&bench.disk);
+    bench.moves(0, 2);
+    assert!(bench.keeper.is_given_up() && files(&bench.disk) == left);
+
+    waiting.resume();
+    let mut durable = successor.watch();
+    timeout(LIMIT, durable.wait_for(|durable| *durable == live.position())).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_does_not_keep_a_pause_from_beginning() {
+    let mut bench = Bench::start(Config::default());
+    bench.apply();
+    bench.durable(bench.log.head()).await;
+    bench.disk.room(Some(0));
+    bench.moves(0, 1);
+    bench.shows(|bench| bench.metrics.failing.get() == 1).await;
+    let paused = timeout(LIMIT, bench.keeper.pausing().pause()).await.unwrap();
+    assert!(paused.is_ok());
+    bench.disk.room(None);
+    drop(paused);
+    bench.durable(bench.log.head()).await;
+}
