@@ -137,6 +137,14 @@ impl Control {
         };
         progress(said, "applying", 0, 0);
         let propagation = self.propagated(revision, deadline(caller.wait)).await;
+        if transaction.is_some()
+            && let Err(error) = self.store.truncate_log().await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the store's log could not be cut after an import"
+            );
+        }
         let transaction_ms = transaction.map_or(0, |took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         if transaction.is_some() {
             tracing::info!(

@@ -22,6 +22,7 @@ use crate::store::{Error, log, row};
 pub(super) struct Database {
     pub writer: AnyPool,
     pub readers: AnyPool,
+    options: AnyConnectOptions,
 }
 
 impl Database {
@@ -32,7 +33,7 @@ impl Database {
         try_once(&options).await.map_err(|error| unusable(directory.path(), io::Error::other(error)))?;
         let writer = pool(options.clone(), 1, WRITER);
         migrate(&writer).await?;
-        Ok(Self { writer, readers: pool(options, READERS_MAX, READER) })
+        Ok(Self { writer, readers: pool(options.clone(), READERS_MAX, READER), options })
     }
 
     /// Where the history stands. A new store gets its lineage here.
@@ -45,6 +46,18 @@ impl Database {
         let head =
             row::query("SELECT lineage, revision, digest FROM head WHERE id = 1").fetch_one(&self.writer).await?;
         log::position(&row::Row::new("head", head))
+    }
+
+    /// Gives back what a large transaction wrote ahead; answers whether nobody
+    /// was in the way. On a connection of its own, so that nobody waits for it
+    /// longer than it waits for others.
+    pub async fn truncate_log(&self) -> Result<bool, Error> {
+        let mut connection = self.options.connect().await?;
+        connection.execute(sqlx::raw_sql(TRUNCATING)).await?;
+        let done = sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+        let busy = row::Row::new("checkpoint", done).number("busy")?;
+        connection.close().await?;
+        Ok(busy == 0)
     }
 
     /// Waits for what runs and closes every connection.
@@ -63,11 +76,16 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// `synchronous=FULL`: a commit is on disk when it returns (invariant 4); WAL
 /// alone would lose the last ones when the power goes. The busy timeout covers
-/// another process that reads the file, such as a backup.
-const WRITER: &str =
-    "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+/// another process that reads the file, such as a backup. The log is written
+/// anew from its beginning whenever everything in it has reached the database;
+/// what is longer than 8 MiB then, twice what it usually comes to, is given back.
+const WRITER: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+    PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = 8388608;";
 const READER: &str =
     "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA query_only = ON;";
+
+/// Whoever writes waits while this waits for readers.
+const TRUNCATING: &str = "PRAGMA busy_timeout = 100; PRAGMA synchronous = FULL;";
 
 fn pool(options: AnyConnectOptions, connections_max: u32, pragmas: &'static str) -> AnyPool {
     AnyPoolOptions::new()
@@ -143,6 +161,11 @@ async fn version(connection: &mut AnyConnection) -> Result<i64, Error> {
     row::query("INSERT INTO schema_version (version) VALUES (0)").execute(connection).await?;
     Ok(0)
 }
+
+/// A place for a value in a text that is made for many. SQLite would take `$1`
+/// for a name and look for it among all names, both when it parses and when it
+/// binds: a statement's cost would grow with the square of its values.
+pub(super) const PLACE: &str = "?";
 
 /// Takes the write lock at once: a transaction that read first and then wrote
 /// could find that it may not.

@@ -150,6 +150,17 @@ impl Store {
         self.live().publish(what);
     }
 
+    /// Gives back the space of the write-ahead log, which a large transaction
+    /// has made long. Answers whether it did: while somebody reads, or writes,
+    /// it is left to one of the next commits.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn truncate_log(&self) -> Result<bool, Error> {
+        self.0.database.truncate_log().await
+    }
+
     /// Waits for open transactions to end and closes the database, so that the
     /// directory is at rest when the last clone is dropped. Nothing can be read
     /// or written afterwards.

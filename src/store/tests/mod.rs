@@ -29,6 +29,7 @@ mod log;
 mod members;
 mod open;
 mod pool;
+mod room;
 mod turn;
 
 /// A store in a directory of its own, with a project and two environments.
