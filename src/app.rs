@@ -10,7 +10,9 @@ mod bound;
 mod data_plane;
 mod kept;
 mod notify;
+mod proxy;
 mod stop;
+mod successors;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -66,6 +68,16 @@ pub struct ProxyArgs {
     /// Keep no table on disk: after a restart, serve nothing until the control plane is reached
     #[arg(long, env = "REPOINT_NO_STATE")]
     no_state: bool,
+    /// Take the place of the proxy that runs with the same data directory: its sockets, and its table once this one
+    /// serves; where none runs, start as usual
+    #[arg(long, env = "REPOINT_TAKE_OVER", conflicts_with = "no_state")]
+    take_over: bool,
+    /// How long a successor may take until it could serve, in seconds (default 60); after that this proxy goes on
+    #[arg(long, env = "REPOINT_HANDOVER_DEADLINE", value_name = "SECONDS")]
+    handover_deadline: Option<u64>,
+    /// Longest wait for what still runs here once a successor serves, in seconds (default: however long it takes)
+    #[arg(long, env = "REPOINT_HANDOVER_DRAIN", value_name = "SECONDS")]
+    handover_drain: Option<u64>,
     /// Bytes of journal after which the whole table is written anew
     #[arg(long, env = "REPOINT_CHECKPOINT_BYTES", value_name = "BYTES", hide = true)]
     checkpoint_bytes: Option<u64>,
@@ -75,6 +87,15 @@ pub struct ProxyArgs {
 }
 
 impl ProxyArgs {
+    fn handover_deadline(&self) -> Duration {
+        // 60 s: a table of a million environments, loaded and caught up.
+        Duration::from_secs(self.handover_deadline.unwrap_or(60))
+    }
+
+    fn handover_drain(&self) -> Option<Duration> {
+        self.handover_drain.map(Duration::from_secs)
+    }
+
     fn kept(&self) -> last_known_good::Config {
         let defaults = last_known_good::Config::default();
         last_known_good::Config {
@@ -91,7 +112,7 @@ impl ProxyArgs {
 /// When something cannot be started; nothing keeps running then.
 pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
     run(&arguments.server, async |mut args, mut sockets| {
-        let given = sockets.ingress(&mut args)?;
+        let given = sockets.ingress(&mut args);
         let plane = ControlPlane::bind(&args, &mut sockets).await?;
         let following = client::Config {
             control: loopback_of(plane.stream_addr()?)?,
@@ -100,12 +121,12 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
             zone: String::new(),
             insecure: false,
         };
-        let data = DataPlane::start(&args, following, None, given)?;
+        let (data, _) = DataPlane::prepare(&args, following, None, given)?.start()?;
         let metrics = data.metrics.clone();
         let admin = admin(&args, &mut sockets).await?;
         let bound = Bound { admin: admin.local_addr()?, ..data.bound(plane.bound()?) };
         let plane = plane.start(&args, &bound, &metrics, Some(data.instance)).await?;
-        serve_admin(admin, metrics, vec![data.table_loaded()]);
+        serve_admin(admin, metrics, vec![data.table_loaded()], std::future::pending());
         let loaded = tokio::time::timeout(FIRST_TABLE_TIMEOUT, data.first_table()).await;
         loaded.context("get the first routing table from the control plane next door")??;
         bound.announce(&args, &plane.first_steps(arguments.demo));
@@ -132,7 +153,7 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
         let admin = admin(&args, &mut sockets).await?;
         let bound = Bound { admin: admin.local_addr()?, ..plane.bound()? };
         let plane = plane.start(&args, &bound, &metrics, None).await?;
-        serve_admin(admin, metrics, Vec::new());
+        serve_admin(admin, metrics, Vec::new(), std::future::pending());
         bound.announce(&args, &plane.first_steps(false));
         notify::ready(SERVING);
         stop::requested().await?;
@@ -145,39 +166,10 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// When something cannot be started; nothing keeps running then.
+/// When something cannot be started; nothing keeps running then, and what ran
+/// before goes on.
 pub fn proxy(arguments: &ProxyArgs) -> anyhow::Result<()> {
-    run(&arguments.server, async |mut args, mut sockets| {
-        let token = stream::token_file::read(&arguments.token_file)?;
-        let given = sockets.ingress(&mut args)?;
-        let folder = if arguments.no_state { None } else { kept::folder(&args)? };
-        let following = client::Config {
-            control: arguments.control.clone(),
-            token,
-            proxy_id: kept::proxy_id(folder.as_ref(), arguments.proxy_id.as_deref(), &args),
-            zone: String::new(),
-            insecure: arguments.insecure_control,
-        };
-        let admin = admin(&args, &mut sockets).await?;
-        let data = DataPlane::start(&args, following, folder.map(|folder| (folder, arguments.kept())), given)?;
-        let bound = Bound { admin: admin.local_addr()?, ..data.bound(Bound::nowhere()) };
-        serve_admin(admin, data.metrics.clone(), vec![data.table_loaded()]);
-        bound.announce(&args, &[]);
-        notify::status("waiting for the routing table");
-        tokio::select! {
-            stopped = stop::requested() => stopped?,
-            Err(error) = serving(&data) => return Err(error),
-        }
-        data.drain(args.stop_timeout()).await;
-        Ok(())
-    })
-}
-
-/// Says when a proxy has its table. Goes on for ever if all is well.
-async fn serving(data: &DataPlane) -> anyhow::Result<std::convert::Infallible> {
-    data.first_table().await?;
-    notify::ready(SERVING);
-    std::future::pending().await
+    run(&arguments.server, async |args, sockets| proxy::run(arguments, args, sockets).await)
 }
 
 /// How a server is that lacks nothing.
@@ -392,9 +384,14 @@ fn loopback_of(bound: SocketAddr) -> anyhow::Result<http::Uri> {
     format!("http://{}", SocketAddr::new(host, bound.port())).parse().context("reach the control stream next door")
 }
 
-fn serve_admin(listener: TcpListener, metrics: Metrics, ready_when: Vec<Condition>) {
-    // Until the process ends: probes are answered while everything else drains.
-    tokio::spawn(report("admin listener", Admin { metrics, ready_when }.serve(listener, std::future::pending())));
+/// Until the process ends, mostly: probes are answered while everything else drains.
+fn serve_admin(
+    listener: TcpListener,
+    metrics: Metrics,
+    ready_when: Vec<Condition>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    tokio::spawn(report("admin listener", Admin { metrics, ready_when }.serve(listener, stop)));
 }
 
 /// Logs what ended although nobody asked it to.

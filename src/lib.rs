@@ -10,7 +10,8 @@
 //! REST API ([`rest`] has the shapes), [`worker`] starts and stops replicas from
 //! a [`bundle`] and keeps what they print in [`logs`]. [`cli`] is the command
 //! line, [`demo`] a worker to try things with, [`telemetry`] how all of it is
-//! seen. [`app`] puts them together and is the only file that names both planes.
+//! seen, [`handover`] how a proxy is replaced while it runs. [`app`] puts them
+//! together and is the only file that names both planes.
 //!
 //! # One request
 //!
@@ -85,5 +86,6 @@ pub mod cli;
 pub mod demo;
 pub mod telemetry;
 pub mod drain;
+pub mod handover;
 pub mod config;
 pub mod app;

@@ -28,6 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("demo", &[]),
     // Pure or narrow: they know the nouns.
+    // It says where a table stands.
+    ("handover", &["model"]),
     ("routing", &["model"]),
     ("wire", &["model"]),
     ("fleet", &["model"]),

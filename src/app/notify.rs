@@ -4,6 +4,7 @@
 //! Without `NOTIFY_SOCKET` in the environment all of it does nothing. A message
 //! that cannot be sent is no reason to serve anybody less.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -19,6 +20,23 @@ pub(super) fn ready(status: &str) {
 pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("finishing what runs")]);
 }
+
+/// A successor prepares. Ends with [`ready`] or [`succeeded_by`].
+pub(super) fn reloading() {
+    let Ok(now) = NotifyState::monotonic_usec_now() else { return };
+    tell(&[NotifyState::Reloading, now, NotifyState::Status("a successor prepares")]);
+}
+
+/// The main process is another one now, which speaks for itself. Nothing that
+/// is said here counts any more, so nothing is.
+pub(super) fn succeeded_by(pid: Option<u32>) {
+    if let Some(pid) = pid {
+        tell(&[NotifyState::MainPid(pid), NotifyState::Ready]);
+    }
+    IS_SUCCEEDED.store(true, Ordering::Relaxed);
+}
+
+static IS_SUCCEEDED: AtomicBool = AtomicBool::new(false);
 
 /// What is going on, for people.
 pub(super) fn status(status: &str) {
@@ -41,6 +59,9 @@ pub(super) fn keep_watchdog() {
 }
 
 fn tell(what: &[NotifyState<'_>]) {
+    if IS_SUCCEEDED.load(Ordering::Relaxed) {
+        return;
+    }
     if let Err(error) = sd_notify::notify(what) {
         warn!(%error, "the init system is not told how this server is");
     }

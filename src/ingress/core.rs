@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use hyper::rt::Executor;
@@ -33,6 +34,9 @@ pub(super) struct Shared {
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
     pub(super) access_log: Option<Writer>,
+    /// A successor accepts from the same sockets: what is idle here is not
+    /// hurried, because its client may be sending already.
+    pub(super) is_succeeded: Arc<AtomicBool>,
 }
 
 /// Counted limits of the process.
@@ -85,6 +89,11 @@ impl Core {
     /// The settings.
     pub(super) fn config(&self) -> &Config {
         &self.shared.config
+    }
+
+    /// Whether a successor takes what is new.
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.shared.is_succeeded.load(Ordering::Relaxed)
     }
 
     /// Resolves against one table (invariant 1) and takes the claim (invariant 2).

@@ -32,6 +32,7 @@ mod metrics;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -96,6 +97,9 @@ pub struct Prepared {
 pub struct Running {
     addresses: Vec<SocketAddr>,
     tls_addresses: Vec<SocketAddr>,
+    /// What it listens on, until it is drained.
+    sockets: Mutex<Vec<Given>>,
+    is_succeeded: Arc<AtomicBool>,
     drain: Drain,
     threads: Mutex<Vec<thread::JoinHandle<io::Result<usize>>>>,
     _access_log: Option<Guard>,
@@ -147,7 +151,9 @@ impl Prepared {
         let counters: Vec<_> = (0..cores).map(|_| Arc::new(Counters::default())).collect();
         let summed = Summed { cores: counters.clone(), dropped };
         metrics.register(|registry| registry.register_collector(Box::new(summed)));
+        let is_succeeded = Arc::<AtomicBool>::default();
         let shared = Arc::new(Shared {
+            is_succeeded: Arc::clone(&is_succeeded),
             connections: Limit::new(config.connections_max),
             streams: Limit::new(config.streams_max),
             access_log: writer,
@@ -158,6 +164,8 @@ impl Prepared {
         let running = Running {
             addresses: addresses(false),
             tls_addresses: addresses(true),
+            sockets: Mutex::new(bound.into_iter().flat_map(|bound| bound.sockets).collect()),
+            is_succeeded,
             drain: Drain::new(),
             threads: Mutex::default(),
             _access_log: guard,
@@ -205,10 +213,30 @@ impl Running {
         &self.tls_addresses
     }
 
+    /// Further descriptors of everything it listens on, for a successor.
+    ///
+    /// # Errors
+    ///
+    /// When there are none left.
+    pub fn share_sockets(&self) -> io::Result<Vec<Given>> {
+        self.sockets().iter().map(Given::share).collect()
+    }
+
+    /// The same as [`Running::drain`], once a successor accepts from the same
+    /// sockets: connections that are idle are not closed at once, but with their
+    /// next answer or when their idle time is over, so that no request meets a
+    /// closed connection.
+    pub async fn hand_over(&self, grace: Duration) -> usize {
+        self.is_succeeded.store(true, Ordering::Relaxed);
+        self.drain(grace).await
+    }
+
     /// Stops in two stages: takes nothing new and lets requests, streams and
     /// tunnels finish; after `grace` cuts what is left. Answers how many client
     /// connections were cut.
     pub async fn drain(&self, grace: Duration) -> usize {
+        // Nobody listens any more when the threads do not.
+        self.sockets().clear();
         self.drain.drain(grace).await;
         self.drain.idle().await;
         let threads = std::mem::take(&mut *self.threads());
@@ -222,6 +250,10 @@ impl Running {
     /// Ends a running [`Running::drain`] at once. For a second Ctrl-C.
     pub fn insist(&self) {
         self.drain.insist();
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Vec<Given>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn threads(&self) -> MutexGuard<'_, Vec<thread::JoinHandle<io::Result<usize>>>> {

@@ -27,6 +27,15 @@ pub struct Given {
     pub asked: SocketAddr,
     /// Whether its connections speak TLS.
     pub encrypted: bool,
+    /// Whether it is listened on whatever the settings say: who bound it decides.
+    pub is_fixed: bool,
+}
+
+impl Given {
+    /// Another descriptor of the same socket, with the same queue.
+    pub(super) fn share(&self) -> io::Result<Self> {
+        Ok(Self { listener: self.listener.try_clone()?, ..*self })
+    }
 }
 
 /// The sockets of one listening address.
@@ -118,7 +127,7 @@ fn bind(asked: SocketAddr, encrypted: bool, config: &Config) -> io::Result<Bound
     for socket in &sockets {
         listen(&SockRef::from(socket), config)?;
     }
-    let given = |socket: Socket| Given { listener: socket.into(), asked, encrypted };
+    let given = |socket: Socket| Given { listener: socket.into(), asked, encrypted, is_fixed: false };
     Ok(Bound { address, sockets: sockets.into_iter().map(given).collect() })
 }
 
@@ -161,10 +170,6 @@ mod tests {
             threads: Some(threads.try_into().unwrap()),
             ..Config::default()
         }
-    }
-
-    fn share(given: &Given) -> Given {
-        Given { listener: given.listener.try_clone().unwrap(), ..*given }
     }
 
     fn opened(listen: &str, threads: usize) -> Result<Vec<Bound>, Error> {
@@ -215,7 +220,7 @@ mod tests {
         let config = config("127.0.0.1:0", 2);
         let first = bind_all(&config.listen, false, &mut Vec::new(), &config).unwrap();
         let given = || first.iter().flat_map(|bound| &bound.sockets);
-        let shared = || given().map(share).collect::<Vec<_>>();
+        let shared = || given().map(|given| given.share().unwrap()).collect::<Vec<_>>();
         let more = Config { threads: Some(3.try_into().unwrap()), ..config.clone() };
         let second = bind_all(&config.listen, false, &mut shared(), &more).unwrap();
         let addresses = |bound: &[Bound]| bound.iter().map(|bound| bound.address).collect::<Vec<_>>();
@@ -232,7 +237,7 @@ mod tests {
     fn nothing_is_bound_beside_what_was_given() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let asked = listener.local_addr().unwrap();
-        let given = Given { listener, asked, encrypted: false };
+        let given = Given { listener, asked, encrypted: false, is_fixed: true };
         let bound = bind_all(&[asked], false, &mut vec![given], &config("127.0.0.1:0", 2)).unwrap();
         assert_eq!((bound.len(), bound[0].address, bound[0].sockets.len()), (1, asked, 1));
     }

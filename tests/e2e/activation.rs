@@ -73,6 +73,18 @@ impl Init {
         }
     }
 
+    /// Waits until the server says this of something, and answers of what.
+    fn hears_of(&self, what: &str) -> String {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = self.told.recv(&mut bytes).unwrap_or_else(|_| panic!("it says {what}"));
+            let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            if let Some(of) = said.lines().find_map(|line| line.strip_prefix(what)) {
+                return of.to_owned();
+            }
+        }
+    }
+
     fn heard_nothing_like(&self, what: &str) {
         self.told.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket takes a timeout");
         let mut bytes = [0; 4096];
@@ -144,6 +156,70 @@ fn a_proxy_takes_passed_sockets_and_answers_who_came_before_it() {
     late.send("GET", "nowhere.localhost", "/", &[], b"").expect("it waits in the queue");
     let _next = init.start([("ingress", &ingress), ("admin", &admin)], &arguments);
     assert_eq!(late.read().expect("an answer").status, 404, "from the table on disk");
+}
+
+#[test]
+fn a_signal_replaces_a_proxy_and_the_init_system_follows() {
+    let control = Server::control();
+    let init = Init::begin();
+    let (ingress, admin) = (listener(), listener());
+    let address = ingress.local_addr().expect("bound");
+    let stream = format!("http://{}", control.stream());
+    let token = control.data_dir().join("stream.token");
+    let arguments = ["proxy", "--control", &stream, "--token-file", token.to_str().expect("UTF-8")];
+    let mut unit = init.start([("ingress", &ingress), ("admin", &admin)], &arguments);
+    init.hears("READY=1");
+    let mut kept = Client::connect(address);
+    assert_eq!(kept.request("GET", "nowhere.localhost", "/", &[], b"").expect("an answer").status, 404);
+
+    signal(unit.child.id(), "USR2");
+    init.hears("RELOADING=1");
+    let successor: u32 = init.hears_of("MAINPID=").parse().expect("a process");
+    assert_ne!(successor, unit.child.id());
+    let answer = kept.request("GET", "nowhere.localhost", "/", &[], b"").expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (404, Some("close")));
+    assert!(unit.ends(), "it has finished what it had");
+    init.hears("WATCHDOG=1");
+    assert_eq!(http::get(address, "nowhere.localhost", "/").status, 404, "on the sockets of the init system");
+    let probes = admin.local_addr().expect("bound");
+    assert_eq!(http::get(probes, "localhost", "/readyz").status, 200);
+
+    // The successor is replaced the same way.
+    signal(successor, "USR2");
+    let next: u32 = init.hears_of("MAINPID=").parse().expect("a process");
+    until("the successor to end", || (!runs(successor)).then_some(()));
+    assert_eq!(http::get(address, "nowhere.localhost", "/").status, 404);
+    signal(next, "TERM");
+    init.hears("STOPPING=1");
+    until("the last one to end", || (!runs(next)).then_some(()));
+}
+
+/// Whether a process is there that is no child of ours: one that waits to be
+/// reaped by whoever adopted it is not.
+fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+}
+
+#[test]
+fn a_signal_that_leads_to_no_successor_changes_nothing() {
+    let control = Server::control();
+    let init = Init::begin();
+    let (ingress, admin) = (listener(), listener());
+    let stream = format!("http://{}", control.stream());
+    // A file that is gone when the successor reads it.
+    let token = init.folder.path().join("token");
+    std::fs::copy(control.data_dir().join("stream.token"), &token).expect("a copy");
+    let arguments = ["proxy", "--control", &stream, "--token-file", token.to_str().expect("UTF-8")];
+    let mut unit = init.start([("ingress", &ingress), ("admin", &admin)], &arguments);
+    init.hears("READY=1");
+    std::fs::remove_file(&token).expect("it is ours");
+    signal(unit.child.id(), "USR2");
+    init.hears("RELOADING=1");
+    init.hears("STATUS=serving; the successor has failed");
+    assert!(unit.child.try_wait().expect("it is our child").is_none());
+    let address = ingress.local_addr().expect("bound");
+    assert_eq!(http::get(address, "nowhere.localhost", "/").status, 404);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -30,7 +31,7 @@ pub struct Server {
     addresses: Value,
     data_dir: PathBuf,
     // Declared last: removed after the process has ended.
-    _folder: Option<TempDir>,
+    folder: Arc<TempDir>,
 }
 
 impl Server {
@@ -111,7 +112,7 @@ impl Server {
         }
         let command: Vec<_> = arguments.iter().chain(&common).map(|argument| (*argument).to_owned()).collect();
         let (child, addresses) = launch(&command, folder.path());
-        Self { child, command, addresses, data_dir, _folder: Some(folder) }
+        Self { child, command, addresses, data_dir, folder: Arc::new(folder) }
     }
 
     /// Where requests arrive.
@@ -192,6 +193,34 @@ impl Server {
         let folder = self.data_dir.parent().expect("it has one").to_owned();
         (self.child, self.addresses) = launch(&command, &folder);
         self.command = command;
+    }
+
+    /// A proxy that takes over from this one, started the same way.
+    pub fn successor(&self) -> Self {
+        let mut command = self.command.clone();
+        if !command.iter().any(|argument| argument == "--take-over") {
+            command.push("--take-over".to_owned());
+        }
+        let (child, addresses) = launch(&command, self.folder.path());
+        Self { child, command, addresses, data_dir: self.data_dir.clone(), folder: Arc::clone(&self.folder) }
+    }
+
+    /// What a successor of this one says that must not succeed, with further
+    /// arguments, and how it ends.
+    pub fn failed_successor(&self, more: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(&self.command).arg("--take-over").args(more);
+        command.stdin(Stdio::null()).output().expect("the binary under test runs")
+    }
+
+    /// The arguments it was started with.
+    pub fn command(&self) -> &[String] {
+        &self.command
+    }
+
+    /// Whether its process is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
     }
 
     /// Leaves an argument and its value out from the next start on.

@@ -161,6 +161,11 @@ impl Connection {
         self.alarm.is_asked()
     }
 
+    /// Whether that is to be soon: nobody else takes what its client sends next.
+    fn is_hurried(&self) -> bool {
+        self.alarm.is_asked() && !self.core.is_succeeded()
+    }
+
     /// Leaves a tunnel to be run when HTTP has ended with its 101.
     pub(super) fn hand_over(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);

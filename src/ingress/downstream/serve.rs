@@ -175,17 +175,19 @@ impl Drop for Released<'_> {
 
 impl Connection {
     /// Whether it is over whatever HTTP thinks: silent for too long, or fresh
-    /// when the drain had begun and still without a request.
+    /// when a drain that hurries had begun and still without a request.
     pub(super) fn is_told_to_end(&self, cx: &std::task::Context<'_>) -> bool {
-        if self.alarm.is_asked() && !self.served.get() && !self.hurried.replace(true) {
+        if self.is_hurried() && !self.served.get() && !self.hurried.replace(true) {
             self.alarm.within(FRESH_GRACE);
         }
         self.alarm.poll_rung(cx).is_ready()
     }
 
-    /// Whether HTTP/1 is to end after the answer that runs, if one does.
+    /// Whether HTTP/1 is to end after the answer that runs, if one does. Where
+    /// nothing hurries, the next answer says that it is the last: closing before
+    /// that would race with the request.
     fn should_close(&self) -> bool {
-        self.alarm.is_asked() && self.served.get()
+        self.is_hurried() && self.served.get()
     }
 }
 

@@ -101,8 +101,24 @@ impl Folder {
         let mut folder = Self { path: path.to_owned(), is_writable: true, lock };
         folder.is_writable = folder.try_write();
         // For whoever finds it locked; nobody relies on it.
-        let _ = folder.sign();
+        let _ = sign(&folder.lock);
         Ok(folder)
+    }
+
+    /// A folder whose lock has been passed on by its owner, who has it still.
+    pub fn inherited(path: &Path, lock: File) -> Self {
+        let mut folder = Self { path: path.to_owned(), is_writable: true, lock };
+        folder.is_writable = folder.try_write();
+        folder
+    }
+
+    /// The lock, for a successor: it is one lock, whoever has a descriptor of it.
+    ///
+    /// # Errors
+    ///
+    /// When there are no descriptors left.
+    pub fn share_lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// Where it is.
@@ -202,12 +218,17 @@ impl Folder {
         };
         !removed.is_err_and(|error| is_forbidden(&error))
     }
+}
 
-    fn sign(&mut self) -> io::Result<()> {
-        self.lock.set_len(0)?;
-        self.lock.seek(SeekFrom::Start(0))?;
-        writeln!(self.lock, "{}", std::process::id())
-    }
+/// Writes into the lock who has it.
+///
+/// # Errors
+///
+/// When it cannot be written to.
+pub fn sign(mut lock: &File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.seek(SeekFrom::Start(0))?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 impl Disk for Folder {
