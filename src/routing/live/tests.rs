@@ -14,6 +14,8 @@ use crate::model::manifest::Protocol;
 use crate::model::name::DeploymentRef;
 use crate::model::policy::{Door, Policy};
 
+mod histories;
+
 fn environment_id(n: u8) -> EnvironmentId {
     Uuid::from_u128(1_000 + u128::from(n)).into()
 }
@@ -343,64 +345,4 @@ fn invariant_1_a_change_of_two_environments_is_never_seen_by_half() {
         }
         done.store(true, Ordering::Relaxed);
     });
-}
-
-/// One step of a random history.
-#[derive(Clone, Debug)]
-enum Step {
-    Point(u8, Option<u8>),
-    Pool(u8, u8, bool),
-    DropPool(u8, u8),
-    DropEnvironment(u8),
-    Snapshot,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let (environment, deployment) = (0..6u8, 0..4u8);
-    let step = prop_oneof![
-        4 => (environment.clone(), proptest::option::of(deployment.clone())).prop_map(|(e, d)| Step::Point(e, d)),
-        4 => (environment.clone(), deployment.clone(), any::<bool>()).prop_map(|(e, d, open)| Step::Pool(e, d, open)),
-        1 => (environment.clone(), deployment).prop_map(|(e, d)| Step::DropPool(e, d)),
-        1 => environment.prop_map(Step::DropEnvironment),
-        1 => Just(Step::Snapshot),
-    ];
-    proptest::collection::vec(step, 0..60)
-}
-
-/// What a map of records says, by looking at all of them.
-fn naive(records: &HashMap<RecordKey, Record>, n: u8) -> Result<DeploymentId, Unresolved> {
-    let Some(Record::Environment(environment)) = records.get(&RecordKey::Environment(environment_id(n))) else {
-        return Err(Unresolved::EnvironmentNotFound);
-    };
-    let pointer = environment.pointer.ok_or(Unresolved::EnvironmentEmpty)?;
-    match records.get(&RecordKey::Pool(PoolKey { environment: environment.id, deployment: pointer })) {
-        Some(Record::Pool(pool)) if pool.state == PoolRecordState::Open => Ok(pointer),
-        _ => Err(Unresolved::DeploymentTerminated),
-    }
-}
-
-proptest! {
-    #[test]
-    fn any_history_resolves_as_a_naive_map_does(steps in steps()) {
-        let (live, mut sender) = started(vec![]);
-        for step in steps {
-            let (upserts, deletes) = match step {
-                Step::Point(e, d) => (vec![Record::Environment(environment(e, d))], vec![]),
-                Step::Pool(e, d, true) => (vec![open(e, d)], vec![]),
-                Step::Pool(e, d, false) => (vec![closing(e, d)], vec![]),
-                Step::DropPool(e, d) => (vec![], vec![RecordKey::Pool(pool_key(e, d))]),
-                Step::DropEnvironment(e) => (vec![], vec![RecordKey::Environment(environment_id(e))]),
-                Step::Snapshot => { sender.snapshot(&live, vec![]); continue }
-            };
-            let before = (sender.position, sender.records.clone());
-            let (from, to, changes) = sender.step(upserts, deletes);
-            if live.apply_delta(from, to, changes).is_err() {
-                (sender.position, sender.records) = before;
-            }
-            prop_assert_eq!(live.position(), Some(sender.position));
-            for n in 0..6 {
-                prop_assert_eq!(served(&live, &at(&format!("support-env{n}.localhost"))), naive(&sender.records, n));
-            }
-        }
-    }
 }
