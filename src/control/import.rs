@@ -10,7 +10,7 @@
 //! probes it afterwards like every other.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::Instrument as _;
@@ -42,6 +42,11 @@ pub(super) const IMPORTS_MAX: usize = 1;
 
 /// Lines of an answer on their way. More are not needed: progress may be left out.
 const SAID_MAX: usize = 64;
+
+/// How often, and how many times, the store's log is tried to be cut after an
+/// import: for as long as a snapshot of a million environments may be read.
+const CUT_EVERY: Duration = Duration::from_secs(1);
+const CUT_TRIES: u32 = 60;
 
 /// A file that could be imported as the store is now.
 pub struct Prepared {
@@ -97,13 +102,18 @@ impl Control {
         let (said, hears) = mpsc::channel(SAID_MAX);
         let control = self.clone();
         let carried = async move {
-            let _hold = control.drain.hold();
+            let hold = control.drain.hold();
             let last = match control.carry_out_import(prepared, &caller, &said).await {
                 Ok(imported) => Said::Imported(imported),
                 Err(error) => Said::Error(told(&error)),
             };
+            let wrote = matches!(&last, Said::Imported(imported) if imported.changed);
             // Whoever asked may have left; the import is as done as it would be otherwise.
             let _ = said.send(last).await;
+            drop((said, hold));
+            if wrote {
+                control.cut_log().await;
+            }
         };
         tokio::spawn(carried.in_current_span());
         hears
@@ -137,14 +147,6 @@ impl Control {
         };
         progress(said, "applying", 0, 0);
         let propagation = self.propagated(revision, deadline(caller.wait)).await;
-        if transaction.is_some()
-            && let Err(error) = self.store.truncate_log().await
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the store's log could not be cut after an import"
-            );
-        }
         let transaction_ms = transaction.map_or(0, |took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         if transaction.is_some() {
             tracing::info!(
@@ -162,6 +164,26 @@ impl Control {
             transaction_ms,
             propagation: crate::control::api::shown_propagation(propagation),
         })
+    }
+
+    /// Gives back the room that an import took in the store's log, once those who
+    /// read all of it anew have done so. After that it is left to later commits.
+    async fn cut_log(&self) {
+        let mut drain = self.drain.clone();
+        for _ in 0..CUT_TRIES {
+            match self.store.truncate_log().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    return tracing::warn!(error, "the store's log could not be cut after an import");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(CUT_EVERY) => {}
+                () = drain.asked() => return,
+            }
+        }
     }
 
     async fn commit_import(
