@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::control::error::{Error, Noun};
 use crate::model::deployment::Source;
 use crate::model::endpoint_url::{InvalidEndpoint, check_endpoint};
-use crate::model::manifest::{Manifest, Protocol, is_path};
+use crate::model::manifest::{Manifest, is_path};
 use crate::rest::deployments::CreateSource;
 use crate::store::Transaction;
 
@@ -35,9 +35,6 @@ pub(super) async fn source(
 /// Endpoints that something else runs, or the refusal of what is no endpoints.
 pub(super) fn outside(asked: CreateSource, own_listeners: &[SocketAddr]) -> Result<Source, Error> {
     match asked {
-        CreateSource::Endpoints { protocol: Protocol::H2c, .. } => {
-            Err(Error::NotYetSupported("protocol \"h2c\" is not supported yet; leave it out, or give \"http1\""))
-        }
         CreateSource::Endpoints { endpoints, protocol, health_path, host } => {
             if !(1..=ENDPOINTS_MAX).contains(&endpoints.len()) {
                 return Err(Error::Invalid(format!("source.endpoints: give 1 to {ENDPOINTS_MAX} URLs")));

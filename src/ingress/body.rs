@@ -119,6 +119,7 @@ fn why(broken: Broken, exchange: &Exchange) -> Error {
         Broken::Overdue => Error::ResponseTimeout,
         Broken::Malformed(malformed) => Error::UpstreamInvalid(malformed),
         Broken::Unsent(error) => Error::UpstreamReset(Some(error)),
+        Broken::Refused => Error::UpstreamReset(None),
         Broken::Closed(error) => Error::UpstreamReset(error),
         Broken::Cut => match exchange.ledger.as_ref().map(|ledger| ledger.state()) {
             Some(State::TooLarge) => {

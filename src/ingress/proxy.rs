@@ -22,6 +22,7 @@ use crate::ingress::headers;
 use crate::ingress::identify::{Found, identify};
 use crate::ingress::request_body::{Ledger, RequestBody};
 use crate::ingress::upstream::forward::{Sending, Sent, forward};
+use crate::model::manifest::Protocol;
 use crate::routing::live::Claimed;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -67,7 +68,9 @@ fn sending(claimed: &Claimed, found: &Found, request: &Request<Incoming>) -> Sen
     Sending {
         repeatable: is_safe && request.body().is_end_stream() || found.idempotent,
         repeatable_on_reuse: claimed.pool.retry_on_reused_close,
-        upgrade: found.upgrade.is_some(),
+        // Over HTTP/2 there is no such thing (RFC 9113 §8.6): the replica gets a plain request.
+        upgrade: found.upgrade.is_some() && claimed.pool.protocol == Protocol::Http1,
+        may_be_refused: claimed.pool.protocol == Protocol::H2c,
         connect_timeout: Duration::from_millis(policy.connect_timeout_ms),
         response_start: limit(policy.response_start_timeout_ms),
         body_max: policy.request_body_max,
@@ -90,7 +93,7 @@ fn take_body(
     if incoming.is_end_stream() {
         return Ok(RequestBody::empty());
     }
-    let ledger = Ledger::new(sending.repeatable || sending.repeatable_on_reuse);
+    let ledger = Ledger::new(sending.repeatable || sending.repeatable_on_reuse || sending.may_be_refused);
     exchange.ledger = Some(Rc::clone(&ledger));
     if sending.body_max > 0 && incoming.size_hint().lower() > sending.body_max {
         return Err(Error::RequestTooLarge(sending.body_max));

@@ -98,6 +98,14 @@ impl Deployment {
         }
     }
 
+    /// What its replicas speak.
+    pub fn protocol(&self) -> Protocol {
+        match &self.source {
+            Source::Bundle { manifest, .. } => manifest.worker.protocol,
+            Source::Endpoints { protocol, .. } => *protocol,
+        }
+    }
+
     /// The path that answers 2xx when a replica is ready.
     pub fn health_path(&self) -> Option<&str> {
         match &self.source {

@@ -54,7 +54,7 @@ pub struct Worker {
 }
 
 /// What a replica speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// HTTP/1.1 (RFC 9112).
@@ -121,9 +121,6 @@ pub enum InvalidManifest {
         /// The most allowed.
         most: Span,
     },
-    /// Understood, but not built yet.
-    #[error("read repoint.toml: worker.protocol \"h2c\" is not supported yet; leave it out or give \"http1\"")]
-    ProtocolNotYet,
 }
 
 impl Manifest {
@@ -145,9 +142,6 @@ impl Manifest {
         }
         within("ready_timeout", worker.ready_timeout, Span::seconds(1), Span::seconds(3600))?;
         within("stop_grace", worker.stop_grace, Span::seconds(0), Span::seconds(3600))?;
-        if worker.protocol == Protocol::H2c {
-            return Err(InvalidManifest::ProtocolNotYet);
-        }
         manifest.bounds()?;
         Ok(manifest)
     }
@@ -306,7 +300,7 @@ mod tests {
             ("[worker]\ncommand = [\"a\"]\nhealth_path = \"x\"", "health_path"),
             ("[worker]\ncommand = [\"a\"]\nready_timeout = \"soon\"", "soon"),
             ("[worker]\ncommand = [\"a\"]\nready_timeout = \"0s\"", "ready_timeout"),
-            ("[worker]\ncommand = [\"a\"]\nprotocol = \"h2c\"", "protocol"),
+            ("[worker]\ncommand = [\"a\"]\nprotocol = \"h3\"", "h3"),
             ("[worker]\ncommand = [\"a\"]\n[deploy]\nmin_replicas = 3\nmax_replicas = 2", "min_replicas"),
             ("project = \"Bad\"\n[worker]\ncommand = [\"a\"]", "project"),
         ];

@@ -9,8 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 
+use crate::model::deployment::Deployment;
 use crate::model::endpoint_url::{EndpointUrl, Host, InvalidEndpoint, check_address};
 use crate::model::id::EndpointId;
+use crate::model::manifest::Protocol;
 use crate::model::pool::{Endpoint, EndpointState};
 
 use super::health::{Health, Verdict};
@@ -48,10 +50,24 @@ impl Outside {
     }
 }
 
+/// How the endpoints of a deployment are asked for their health.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asking<'a> {
+    path: Option<&'a str>,
+    protocol: Protocol,
+}
+
+impl<'a> Asking<'a> {
+    /// As the deployment says.
+    pub(super) fn of(deployment: &'a Deployment) -> Self {
+        Self { path: deployment.health_path(), protocol: deployment.protocol() }
+    }
+}
+
 /// What is probed to know how an endpoint is.
-pub(super) fn target(endpoint: &Endpoint, health_path: Option<&str>) -> Target {
+pub(super) fn target(endpoint: &Endpoint, asking: Asking<'_>) -> Target {
     let host = endpoint.authority.clone().unwrap_or_else(|| endpoint.address.to_string());
-    Target { address: endpoint.address, path: health_path.map(str::to_owned), host }
+    Target { address: endpoint.address, path: asking.path.map(str::to_owned), host, protocol: asking.protocol }
 }
 
 /// The names among these URLs.
@@ -67,7 +83,7 @@ pub(super) fn names(urls: &[String]) -> impl Iterator<Item = String> {
 pub(super) fn endpoints(
     before: &[Endpoint],
     urls: &[String],
-    health_path: Option<&str>,
+    asking: Asking<'_>,
     outside: &Outside,
     fresh: impl Fn(SocketAddr, String) -> Endpoint,
     own_listeners: &[SocketAddr],
@@ -85,7 +101,7 @@ pub(super) fn endpoints(
         for address in addresses.into_iter().filter(|address| check_address(*address, own_listeners).is_ok()) {
             let known = before.iter().filter(is_known).find(|endpoint| endpoint.address == address);
             let mut endpoint = known.cloned().unwrap_or_else(|| fresh(address, authority.clone()));
-            endpoint.state = match outside.health.get(&target(&endpoint, health_path)).map(|health| health.verdict) {
+            endpoint.state = match outside.health.get(&target(&endpoint, asking)).map(|health| health.verdict) {
                 Some(Verdict::Healthy) => EndpointState::Ready,
                 Some(Verdict::Unhealthy) => EndpointState::Unready,
                 Some(Verdict::Unknown) | None => endpoint.state,
@@ -108,7 +124,7 @@ pub(super) fn fresh(id: EndpointId, address: SocketAddr, authority: String, now:
 pub(super) fn trouble(
     endpoints: &[Endpoint],
     urls: &[String],
-    health_path: Option<&str>,
+    asking: Asking<'_>,
     outside: &Outside,
     own_listeners: &[SocketAddr],
 ) -> Option<String> {
@@ -116,7 +132,7 @@ pub(super) fn trouble(
         return None;
     }
     let unanswered = endpoints.iter().filter_map(|endpoint| {
-        let health = outside.health.get(&target(endpoint, health_path))?;
+        let health = outside.health.get(&target(endpoint, asking))?;
         let error = health.error.as_ref().filter(|_| health.verdict == Verdict::Unhealthy)?;
         Some(format!("{} does not answer: {error}", endpoint.address))
     });
@@ -157,7 +173,12 @@ mod tests {
     fn knowing(answers: &[(&str, &str, bool)]) -> Outside {
         let mut outside = Outside::default();
         for (address, host, good) in answers {
-            let target = Target { address: address.parse().unwrap(), path: None, host: (*host).to_owned() };
+            let target = Target {
+                address: address.parse().unwrap(),
+                path: None,
+                host: (*host).to_owned(),
+                protocol: Protocol::Http1,
+            };
             let mut health = Health::new(false);
             for _ in 0..3 {
                 health.take(if *good { Ok(()) } else { Err("refused".to_owned()) }, &Probe::default());
@@ -171,7 +192,7 @@ mod tests {
         let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
         let own = ["127.0.0.1:8080".parse().unwrap()];
         let fresh = |address, authority| fresh(Uuid::new_v4().into(), address, authority, Timestamp::UNIX_EPOCH);
-        endpoints(before, &urls, None, outside, fresh, &own)
+        endpoints(before, &urls, Asking::default(), outside, fresh, &own)
     }
 
     fn states(endpoints: &[Endpoint]) -> Vec<(String, EndpointState)> {
@@ -230,7 +251,7 @@ mod tests {
         outside.resolved("evil.example".to_owned(), Ok([metadata, IpAddr::from([127, 0, 0, 1])].into()));
         assert_eq!(after(&[], &["http://evil.example:8080"], &outside), []);
         let urls = ["http://evil.example:8080".to_owned()];
-        let trouble = trouble(&[], &urls, None, &outside, &["127.0.0.1:8080".parse().unwrap()]).unwrap();
+        let trouble = trouble(&[], &urls, Asking::default(), &outside, &["127.0.0.1:8080".parse().unwrap()]).unwrap();
         assert!(trouble.contains("link-local") && trouble.contains("Repoint's own"), "{trouble}");
     }
 
@@ -240,7 +261,7 @@ mod tests {
         let refs: Vec<&str> = urls.iter().map(String::as_str).collect();
         let mut outside = knowing(&[(ONE, ONE, false)]);
         outside.resolved("gone.internal".to_owned(), Err("no such name".to_owned()));
-        let told = |outside: &Outside| trouble(&after(&[], &refs, outside), &urls, None, outside, &[]);
+        let told = |outside: &Outside| trouble(&after(&[], &refs, outside), &urls, Asking::default(), outside, &[]);
         assert_eq!(
             told(&outside).unwrap(),
             "127.0.0.1:9001 does not answer: refused; gone.internal does not resolve: no such name"

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::model::id::EndpointId;
 use crate::model::pool::{EndpointState, PoolKey};
 
-use super::endpoints::{names, target, trouble};
+use super::endpoints::{Asking, names, target, trouble};
 use super::fault;
 use super::health::Health;
 use super::observed::{Phase, Proof};
@@ -21,11 +21,11 @@ impl Supervisor {
     pub(super) fn watch_outside(&mut self, keys: &BTreeSet<PoolKey>) {
         for key in keys {
             let pool = self.desired.get(key).filter(|pool| pool.row.state.is_wanted());
-            let path = pool.and_then(|pool| pool.deployment.health_path());
+            let asking = pool.map(|pool| Asking::of(&pool.deployment)).unwrap_or_default();
             let endpoints = pool.into_iter().flat_map(|pool| &pool.row.endpoints);
             // In no hurry where it was ready when it was seen last.
             let wanted: BTreeMap<Target, bool> =
-                endpoints.map(|endpoint| (target(endpoint, path), endpoint.state == EndpointState::Ready)).collect();
+                endpoints.map(|endpoint| (target(endpoint, asking), endpoint.state == EndpointState::Ready)).collect();
             let names = pool.and_then(|pool| pool.urls()).into_iter().flat_map(names).collect();
             let probed = self.targets.set(*key, wanted.keys().cloned().collect());
             for target in probed.begun {
@@ -86,10 +86,10 @@ impl Supervisor {
     pub(super) fn note_troubles(&mut self, keys: &BTreeSet<PoolKey>) {
         for key in keys {
             let reasons = self.desired.get(key).filter(|pool| pool.row.state.is_wanted()).and_then(|pool| {
-                let (path, own) = (pool.deployment.health_path(), self.config.own_listeners.as_slice());
+                let (asking, own) = (Asking::of(&pool.deployment), self.config.own_listeners.as_slice());
                 let urls = pool.urls()?;
                 // As they will be written in this turn, so that the reason is there when the state is.
-                trouble(&self.row_of(pool, None).endpoints, urls, path, &self.outside, own)
+                trouble(&self.row_of(pool, None).endpoints, urls, asking, &self.outside, own)
             });
             let Some(reasons) = reasons else {
                 self.troubles.remove(key);

@@ -4,12 +4,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{http1, http2};
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+
+use crate::model::manifest::Protocol;
+
+/// Why a probe's request broke off.
+type Broke = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a probe calls itself.
+const AGENT: &str = "repoint-probe";
 
 /// What is probed.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -19,6 +27,8 @@ pub(super) struct Target {
     pub path: Option<String>,
     /// The `Host` it is asked as.
     pub host: String,
+    /// What it speaks.
+    pub protocol: Protocol,
 }
 
 /// Why a probe failed, for people.
@@ -46,29 +56,50 @@ impl Target {
             _ => Failure::Broken(error.to_string()),
         })?;
         let Some(path) = &self.path else { return Ok(()) };
-        let broken = |error: &dyn std::fmt::Display| Failure::Broken(format!("GET {path} broke off: {error}"));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        let request = Request::get(path)
-            .header(HOST, &self.host)
-            .header(USER_AGENT, "repoint-probe")
-            .header(CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| broken(&error))?;
-        let answer = sender.send_request(request);
-        tokio::pin!(answer);
-        let answer = tokio::select! {
-            answer = &mut answer => answer,
-            // An answer may have come just before the end, so that one is asked in any case.
-            ended = connection => match ended {
-                Ok(()) => answer.await,
-                Err(error) => Err(error),
-            },
+        let answer = match self.protocol {
+            Protocol::Http1 => self.get_http1(path, stream).await,
+            Protocol::H2c => self.get_h2c(path, stream).await,
         };
-        match answer.map_err(|error| broken(&error))?.status() {
-            status if status.is_success() => Ok(()),
-            status => Err(Failure::Status { path: path.clone(), status }),
+        match answer {
+            Ok(status) if status.is_success() => Ok(()),
+            Ok(status) => Err(Failure::Status { path: path.clone(), status }),
+            Err(error) => Err(Failure::Broken(format!("GET {path} broke off: {error}"))),
         }
     }
+
+    async fn get_http1(&self, path: &str, stream: TcpStream) -> Result<StatusCode, Broke> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::get(path)
+            .header(HOST, &self.host)
+            .header(USER_AGENT, AGENT)
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())?;
+        first(sender.send_request(request), connection).await
+    }
+
+    async fn get_h2c(&self, path: &str, stream: TcpStream) -> Result<StatusCode, Broke> {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let request =
+            Request::get(format!("http://{}{path}", self.host)).header(USER_AGENT, AGENT).body(Empty::<Bytes>::new())?;
+        first(sender.send_request(request), connection).await
+    }
+}
+
+/// The status of what comes first: the answer, or the end of the connection.
+async fn first(
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<StatusCode, Broke> {
+    tokio::pin!(answer);
+    let answer = tokio::select! {
+        answer = &mut answer => answer?,
+        // An answer may have come just before the end, so that one is asked in any case.
+        ended = connection => match ended {
+            Ok(()) => answer.await?,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    Ok(answer.status())
 }
 
 #[cfg(test)]
@@ -91,7 +122,12 @@ mod tests {
             }
             String::from_utf8_lossy(&asked[..length]).into_owned()
         });
-        let target = Target { address, path: path.map(str::to_owned), host: "worker.internal:9001".to_owned() };
+        let target = Target {
+            address,
+            path: path.map(str::to_owned),
+            host: "worker.internal:9001".to_owned(),
+            protocol: Protocol::Http1,
+        };
         let result = target.probe(Duration::from_millis(500)).await;
         if path.is_some() {
             let asked = server.await.unwrap();
@@ -117,10 +153,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_replica_that_speaks_http_2_is_asked_in_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for status in [204, 503] {
+                let stream = listener.accept().await.unwrap().0;
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (request, mut answer) = connection.accept().await.unwrap().unwrap();
+                asked.push(request.uri().to_string());
+                let said = Response::builder().status(status).body(()).unwrap();
+                answer.send_response(said, true).unwrap();
+                while connection.accept().await.is_some() {}
+            }
+            asked
+        });
+        let target = Target {
+            address,
+            path: Some("/healthz".to_owned()),
+            host: "worker.internal:9001".to_owned(),
+            protocol: Protocol::H2c,
+        };
+        let limit = Duration::from_secs(20);
+        assert_eq!(target.probe(limit).await, Ok(()));
+        assert_eq!(target.probe(limit).await.unwrap_err().to_string(), "GET /healthz answered 503 Service Unavailable");
+        assert_eq!(server.await.unwrap(), ["http://worker.internal:9001/healthz"; 2]);
+    }
+
+    #[tokio::test]
     async fn without_a_path_an_open_port_is_enough() {
         assert_eq!(probe(None, "").await, Ok(()));
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let target = Target { address: closed, path: None, host: String::new() };
+        let target = Target { address: closed, path: None, host: String::new(), protocol: Protocol::Http1 };
         assert_eq!(target.probe(Duration::from_secs(5)).await, Err(Failure::Refused));
     }
 }

@@ -18,7 +18,7 @@ use crate::model::revision::Revision;
 use crate::store::{self, RunningPool, Scope, Work, WorkKey};
 
 use super::desired::DesiredPool;
-use super::endpoints::{endpoints, fresh, trouble};
+use super::endpoints::{Asking, endpoints, fresh, trouble};
 use super::observed::{Phase, SeenPool};
 use super::record;
 use super::supervisor::Supervisor;
@@ -191,10 +191,10 @@ impl Supervisor {
         match pool.urls() {
             None => record::managed(row, self.observed.pools.get(&row.key).unwrap_or(&SeenPool::default())),
             Some(urls) => {
-                let (path, own) = (pool.deployment.health_path(), self.config.own_listeners.as_slice());
+                let (asking, own) = (Asking::of(&pool.deployment), self.config.own_listeners.as_slice());
                 let new = |address, authority| fresh(Uuid::now_v7().into(), address, authority, Timestamp::now());
-                let endpoints = endpoints(&row.endpoints, urls, path, &self.outside, new, own);
-                let in_trouble = trouble(&endpoints, urls, path, &self.outside, own).is_some();
+                let endpoints = endpoints(&row.endpoints, urls, asking, &self.outside, new, own);
+                let in_trouble = trouble(&endpoints, urls, asking, &self.outside, own).is_some();
                 record::external(row, endpoints, in_trouble)
             }
         }

@@ -45,7 +45,7 @@ async fn a_source_that_cannot_work_leaves_no_deployment() {
     let cases = [
         (json!({ "kind": "bundle", "digest": format!("sha256:{}", "0".repeat(64)) }), 404, "bundle_not_found"),
         (json!({ "kind": "image", "reference": "r" }), 400, "not_yet_supported"),
-        (json!({ "kind": "endpoints", "endpoints": [url], "protocol": "h2c" }), 400, "not_yet_supported"),
+        (json!({ "kind": "endpoints", "endpoints": [url], "protocol": "h3" }), 400, "invalid_request"),
         (json!({ "kind": "endpoints", "endpoints": [] }), 400, "invalid_request"),
         (json!({ "kind": "endpoints", "endpoints": vec![url; 65] }), 400, "invalid_request"),
         (json!({ "kind": "endpoints", "endpoints": [url], "health_path": "healthz" }), 400, "invalid_request"),

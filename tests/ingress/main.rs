@@ -12,6 +12,7 @@ mod headers;
 mod hostile;
 mod http1;
 mod http2;
+mod http2_upstream;
 mod limits;
 mod outside;
 mod retries;

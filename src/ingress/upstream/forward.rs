@@ -5,6 +5,7 @@
 //! attempts the address may resolve again: to any pool while nothing was sent
 //! (invariant 10), to the newer view of the same pool afterwards.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -20,6 +21,7 @@ use crate::ingress::upstream::link::Broken;
 use crate::ingress::upstream::pool::Lease;
 use crate::ingress::upstream::retry::{Facts, Verdict, verdict};
 use crate::model::id::EndpointId;
+use crate::model::manifest::Protocol;
 
 /// How a request is to be sent.
 pub(in crate::ingress) struct Sending {
@@ -27,6 +29,8 @@ pub(in crate::ingress) struct Sending {
     pub(in crate::ingress) repeatable: bool,
     /// The deployment says so for requests on reused connections.
     pub(in crate::ingress) repeatable_on_reuse: bool,
+    /// A replica can say that it has not looked at it after some of it was sent.
+    pub(in crate::ingress) may_be_refused: bool,
     /// It asks to leave HTTP: it gets a connection of its own.
     pub(in crate::ingress) upgrade: bool,
     /// Longest wait for a connection.
@@ -73,6 +77,8 @@ enum How {
     Unconnected,
     /// Not one byte of it was written.
     Unsent,
+    /// The replica says that it has not looked at it.
+    Refused,
     /// A replica may have seen it.
     Lost,
 }
@@ -109,16 +115,16 @@ async fn attempt(
     body: &mut RequestBody,
 ) -> Result<Sent, Box<Failure>> {
     let now = if attempts.made == 1 { exchange.started } else { Instant::now() };
-    let Some((id, address)) = choose(exchange, attempts, parts, now) else {
+    let Some(Chosen { id, address, protocol }) = choose(exchange, attempts, parts, now) else {
         let error = attempts.refused.take().unwrap_or(Error::NoReadyEndpoint);
         return Err(Box::new(Failure { error, endpoint: None, reused: false, sent: How::Unconnected }));
     };
     let upstream = &exchange.core.upstream;
-    let kept = if attempts.fresh || sending.upgrade { None } else { upstream.kept(address, now) };
+    let kept = if attempts.fresh || sending.upgrade { None } else { upstream.kept(address, protocol, now) };
     let mut lease = match kept {
         Some(lease) => lease,
         // Boxed: rare, and its state would make every request's larger.
-        None => match Box::pin(upstream.open(address, sending.connect_timeout)).await {
+        None => match Box::pin(upstream.open(address, protocol, sending.connect_timeout)).await {
             Ok(lease) => lease,
             Err(source) => {
                 upstream.failed(address, now);
@@ -139,7 +145,11 @@ async fn attempt(
         }
         Err(broken) => broken,
     };
-    let sent = if matches!(broken, Broken::Unsent(_)) { How::Unsent } else { How::Lost };
+    let sent = match broken {
+        Broken::Unsent(_) => How::Unsent,
+        Broken::Refused => How::Refused,
+        _ => How::Lost,
+    };
     let error = why(exchange, sending, broken);
     if !reused && matches!(error, Error::UpstreamReset(_)) {
         upstream.failed(address, now);
@@ -147,13 +157,15 @@ async fn attempt(
     Err(Box::new(Failure { error, endpoint: Some(id), reused, sent }))
 }
 
+/// Where an attempt goes.
+struct Chosen {
+    id: EndpointId,
+    address: SocketAddr,
+    protocol: Protocol,
+}
+
 /// Chooses an endpoint, takes the claim on it, and addresses the request to it.
-fn choose(
-    exchange: &mut Exchange,
-    attempts: &Attempts,
-    parts: &mut Parts,
-    now: Instant,
-) -> Option<(EndpointId, std::net::SocketAddr)> {
+fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, now: Instant) -> Option<Chosen> {
     let core = &exchange.core;
     let claimed = exchange.claimed.as_ref()?;
     let pool = &claimed.pool;
@@ -166,7 +178,7 @@ fn choose(
     let (at, claim) = other.or_else(any)?;
     let endpoint = &pool.endpoints[at];
     headers::direct(parts, claimed, endpoint, &core.origin(claimed));
-    let chosen = (endpoint.id, endpoint.address);
+    let chosen = Chosen { id: endpoint.id, address: endpoint.address, protocol: pool.protocol };
     exchange.endpoint = Some(claim);
     Some(chosen)
 }
@@ -183,6 +195,7 @@ fn why(exchange: &Exchange, sending: &Sending, broken: Broken) -> Error {
         Broken::Overdue => Error::ResponseTimeout,
         Broken::Malformed(malformed) => Error::UpstreamInvalid(malformed),
         Broken::Unsent(error) => Error::UpstreamReset(Some(error)),
+        Broken::Refused => Error::UpstreamReset(None),
         Broken::Closed(error) => Error::UpstreamReset(error),
         Broken::Cut => Error::BadRequest("the body is not as long as it was announced"),
     }
@@ -202,7 +215,7 @@ impl Attempts {
         self.lost += u32::from(sent == How::Lost);
         let facts = Facts {
             made: self.made,
-            handed_back: sent == How::Unsent,
+            handed_back: matches!(sent, How::Unsent | How::Refused),
             reused,
             lost: self.lost,
             repeatable: sending.repeatable,
@@ -215,7 +228,7 @@ impl Attempts {
             Verdict::GiveUp => false,
         };
         // What was written has to be written once more; the rest is still here.
-        if !go || sent == How::Lost && !body.rewind() {
+        if !go || matches!(sent, How::Lost | How::Refused) && !body.rewind() {
             return Err(error);
         }
         self.fresh = true;

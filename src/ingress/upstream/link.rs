@@ -89,11 +89,20 @@ impl Drop for Sending {
     }
 }
 
+/// Connects to `address`.
+pub(super) async fn connect(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    socket::tune(&SockRef::from(&stream), peer_timeout)?;
+    Ok(stream)
+}
+
 /// Why a request got no answer, or half of one.
 #[derive(Debug)]
 pub(in crate::ingress) enum Broken {
     /// Not one byte of the request was written.
     Unsent(io::Error),
+    /// The replica says that it has not looked at the request (RFC 9113 §8.7).
+    Refused,
     /// The request's body has no end.
     Cut,
     /// The connection has ended.
@@ -114,9 +123,8 @@ impl Link {
         idle_limit: Duration,
         buffers: Rc<Buffers>,
     ) -> io::Result<Box<Self>> {
-        let connecting = tokio::time::timeout(limit, TcpStream::connect(address));
+        let connecting = tokio::time::timeout(limit, connect(address, peer_timeout));
         let stream = connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        socket::tune(&SockRef::from(&stream), peer_timeout)?;
         Ok(Box::new(Self {
             address,
             alarm,

@@ -9,6 +9,7 @@ pub(super) mod budget;
 pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod http1;
+pub(super) mod http2;
 pub(super) mod link;
 pub(super) mod pool;
 pub(super) mod retry;
@@ -20,12 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
+use tokio::sync::Notify;
 
 use crate::ingress::alarm::Alarms;
 use crate::ingress::config::Config;
 use crate::ingress::metrics::Counters;
 use crate::ingress::upstream::budget::Budget;
 use crate::ingress::upstream::health::Health;
+use crate::ingress::upstream::http2::session::Session;
 use crate::ingress::upstream::link::{Buffers, Link};
 use crate::model::id::EndpointId;
 use crate::routing::claim::Claim;
@@ -51,6 +54,9 @@ pub(super) struct Upstream {
 struct Replica {
     #[expect(clippy::vec_box, reason = "a link moves between here and a request, each time by its pointer")]
     idle: Vec<Box<Link>>,
+    sessions: Vec<Session>,
+    /// Somebody opens a session; whoever needs one may wait for that.
+    opening: Option<Rc<Notify>>,
     health: Health,
 }
 
@@ -119,7 +125,9 @@ impl Upstream {
         let mut replicas = self.replicas.borrow_mut();
         replicas.retain(|_, known| {
             known.idle.retain(|link| link.is_quiet());
-            !known.idle.is_empty() || !known.health.is_forgettable(now)
+            known.sessions.retain(|session| session.is_wanted(now, self.idle_timeout));
+            let is_used = !known.idle.is_empty() || !known.sessions.is_empty() || known.opening.is_some();
+            is_used || !known.health.is_forgettable(now)
         });
         self.unwell.set(replicas.values().any(|known| !known.health.is_well()));
     }

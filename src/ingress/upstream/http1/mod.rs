@@ -13,7 +13,7 @@ pub(super) mod request;
 
 /// Bytes of an answer's head, and of its trailers. As large as the heads we take
 /// from clients by default.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Fields of an answer's head, and of its trailers.
 const FIELDS_MAX: usize = 128;

@@ -1,0 +1,113 @@
+//! One HTTP/2 connection to a replica, shared by the requests of one core.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+
+use crate::ingress::alarm::Alarm;
+use crate::ingress::upstream::http1::HEAD_BYTES_MAX;
+use crate::ingress::upstream::http2::stream::Stream;
+use crate::ingress::upstream::http2::{STREAMS_MAX, WINDOW_BYTES};
+use crate::ingress::upstream::link;
+
+/// A connection, and what its streams share. Dropped, it ends after the last of them.
+pub(in crate::ingress::upstream) struct Session {
+    send: SendRequest<Bytes>,
+    shared: Rc<Shared>,
+}
+
+/// What a session and its streams know of each other.
+struct Shared {
+    running: Cell<usize>,
+    /// When its last stream ended.
+    since: Cell<Instant>,
+    /// The connection is over.
+    ended: Cell<bool>,
+    /// A stream of it was answered.
+    served: Cell<bool>,
+}
+
+/// A stream's place in its session.
+pub(super) struct Place(Rc<Shared>);
+
+impl Session {
+    /// Connects to `address` before `deadline`.
+    pub(in crate::ingress::upstream) async fn open(
+        address: SocketAddr,
+        deadline: tokio::time::Instant,
+        peer_timeout: Duration,
+    ) -> io::Result<Self> {
+        let opening = async {
+            let stream = link::connect(address, peer_timeout).await?;
+            let mut builder = Builder::new();
+            builder
+                .enable_push(false)
+                .initial_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES * STREAMS_MAX as u32)
+                .max_header_list_size(HEAD_BYTES_MAX as u32);
+            builder.handshake(stream).await.map_err(io::Error::other)
+        };
+        let opened = tokio::time::timeout_at(deadline, opening).await;
+        let (send, connection) = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let shared = Rc::new(Shared {
+            running: Cell::new(0),
+            since: Cell::new(Instant::now()),
+            ended: Cell::new(false),
+            served: Cell::new(false),
+        });
+        let ends = Rc::clone(&shared);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &error as &dyn std::error::Error, replica = %address, "connection failed");
+            }
+            ends.ended.set(true);
+        });
+        Ok(Self { send, shared })
+    }
+
+    /// A stream, unless the replica takes no more of them here. `true` with it: the
+    /// connection has served before.
+    pub(in crate::ingress::upstream) fn stream(&self, alarm: Alarm) -> Option<(Stream, bool)> {
+        let most = self.send.current_max_send_streams().min(STREAMS_MAX);
+        if !self.is_open() || self.shared.running.get() >= most {
+            return None;
+        }
+        self.shared.running.set(self.shared.running.get() + 1);
+        let place = Place(Rc::clone(&self.shared));
+        Some((Stream::new(self.send.clone(), place, alarm), self.shared.served.get()))
+    }
+
+    /// Whether it goes on: streams run on it, or have until a moment ago.
+    pub(in crate::ingress::upstream) fn is_wanted(&self, now: Instant, idle_timeout: Duration) -> bool {
+        let rested = now.saturating_duration_since(self.shared.since.get());
+        self.is_open() && (self.shared.running.get() > 0 || rested < idle_timeout)
+    }
+
+    /// Whether it takes new streams: it lives, and the replica has not said GOAWAY.
+    fn is_open(&self) -> bool {
+        // A new handle waits for nothing, so this is never woken.
+        let mut send = self.send.clone();
+        !self.shared.ended.get()
+            && matches!(send.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
+    }
+}
+
+impl Place {
+    /// The replica has answered.
+    pub(super) fn served(&self) {
+        self.0.served.set(true);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+        self.0.since.set(Instant::now());
+    }
+}
