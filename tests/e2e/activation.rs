@@ -270,3 +270,20 @@ fn a_passed_socket_that_nothing_listens_on_is_refused() {
         init.heard_nothing_like("READY=1");
     }
 }
+
+#[test]
+fn the_unit_files_name_what_there_is() {
+    let file = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd").join(name);
+        std::fs::read_to_string(path).expect("it is there")
+    };
+    let (service, socket) = (file("repoint-proxy.service"), file("repoint-proxy.socket"));
+    let help = Command::new(BINARY).args(["proxy", "--help"]).output().expect("the binary under test runs");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let flags: Vec<_> = service.split_whitespace().filter(|word| word.starts_with("--")).collect();
+    assert!(flags.contains(&"--take-over"), "{flags:?}");
+    for flag in flags {
+        assert!(help.contains(flag.trim_end_matches([',', '.'])), "{flag} is no flag of the proxy");
+    }
+    assert!(service.contains("\nReloadSignal=SIGUSR2\n") && socket.contains("\nFileDescriptorName=ingress\n"));
+}
