@@ -74,11 +74,9 @@ impl Scene {
         pools.find(|pool| pool["environment_id"] == production).expect("it has one there").clone()
     }
 
-    /// Moves production to another deployment, and asks for the end of this one's pool.
-    pub(super) fn close_pool(&self, other: &Replica) {
-        let production = self.project.environment("production");
-        self.api.deploy_endpoints(&self.project, &[other.address()], Some("production")).ok();
-        let ask = json!({ "environment_id": production });
+    /// Asks for the end of the deployment's pool in production, which points elsewhere.
+    pub(super) fn terminate(&self) {
+        let ask = json!({ "environment_id": self.project.environment("production") });
         self.api.post(&format!("/api/v1/deployments/{}/terminate", self.deployment), &ask).ok();
     }
 
@@ -162,7 +160,8 @@ fn invariant_9_a_pool_is_not_stopped_while_an_old_instance_carries_a_request_of_
     scene.replica.streams_open(1);
     let mut second = scene.proxy.successor();
     let other = Replica::start("v2");
-    scene.close_pool(&other);
+    scene.api.deploy_endpoints(&scene.project, &[other.address()], Some("production")).ok();
+    scene.terminate();
     assert_eq!(scene.served().body, "v2");
     let blocked = || {
         let pool = scene.pool();

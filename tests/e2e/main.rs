@@ -13,6 +13,7 @@ mod partition;
 mod promotions;
 mod readme;
 mod refusals;
+mod replacements;
 mod stopping;
 mod streams;
 mod tls;

@@ -38,7 +38,11 @@ pub fn get(address: SocketAddr, host: &str, path: &str) -> Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the ingress accepts");
+        Self::on(TcpStream::connect(address).expect("the ingress accepts"))
+    }
+
+    /// The same, on a connection that is there.
+    pub fn on(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a socket takes a timeout");
         stream.set_nodelay(true).expect("a socket takes an option");
         Self { reader: BufReader::new(stream) }
