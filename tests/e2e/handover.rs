@@ -2,6 +2,7 @@
 //! its folder, and what was begun is finished where it began.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -9,12 +10,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::support::api::{Api, Project, text};
 use super::support::http::{self, Client};
 use super::support::replica::Replica;
 use super::support::server::{BINARY, Server};
-use super::support::until;
+use super::support::{DEADLINE, until};
 
 /// A control plane with one proxy, and a project that is served by `replica`.
 pub(super) struct Scene {
@@ -110,6 +112,10 @@ fn a_hand_over_loses_neither_a_connection_nor_a_stream() {
     scene.replica.holding(1);
     let mut stream = scene.stream();
     scene.replica.streams_open(1);
+    let tunnel = TcpStream::connect(scene.proxy.ingress()).expect("the ingress accepts");
+    tunnel.set_read_timeout(Some(DEADLINE)).expect("a socket takes a timeout");
+    let (mut socket, upgraded) = tungstenite::client(format!("ws://{host}/ws"), tunnel).expect("an upgrade");
+    assert_eq!(upgraded.status(), 101);
 
     let mut successor = scene.proxy.successor();
     assert_eq!((successor.ingress(), successor.admin()), (scene.proxy.ingress(), scene.proxy.admin()));
@@ -118,13 +124,21 @@ fn a_hand_over_loses_neither_a_connection_nor_a_stream() {
         assert_eq!(answer.body, "v1");
         answer.header("connection").is_none().then_some(())
     });
-    // The first one finishes what it has: each connection with its next answer.
+    // The first one finishes what it has: each connection with an answer that says so.
     for client in [&mut kept, &mut fresh] {
-        let answer = client.request("GET", &host, "/", &[], b"").expect("an answer");
-        assert_eq!((answer.body.as_str(), answer.header("connection")), ("v1", Some("close")));
+        until("the connection to be told of its end", || {
+            let answer = client.request("GET", &host, "/", &[], b"").expect("an answer");
+            assert_eq!(answer.body, "v1");
+            answer.header("connection").map(drop)
+        });
     }
     scene.replica.release();
-    assert_eq!(held.read().expect("an answer").header("connection"), Some("close"));
+    assert_eq!(held.read().expect("an answer").body, "v1");
+    drop(held);
+    socket.send(Message::text("still")).expect("the tunnel goes on");
+    assert_eq!(socket.read().expect("the tunnel goes on"), Message::text("v1:still"));
+    socket.close(None).expect("it closes");
+    drop(socket);
     scene.replica.emit("later");
     assert!(stream.chunk().expect("it goes on").is_some());
     assert_eq!(http::get(successor.admin(), "localhost", "/readyz").status, 200);
