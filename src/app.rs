@@ -134,7 +134,7 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
             plane.deploy_demo(&bound, args.json);
         }
         notify::ready(SERVING);
-        stop::requested().await?;
+        stop::Signals::listen()?.requested().await;
         data.drain(args.stop_timeout()).await;
         plane.stop(args.stop_timeout()).await;
         Ok(())
@@ -156,7 +156,7 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
         serve_admin(admin, metrics, Vec::new(), std::future::pending());
         bound.announce(&args, &plane.first_steps(false));
         notify::ready(SERVING);
-        stop::requested().await?;
+        stop::Signals::listen()?.requested().await;
         plane.stop(args.stop_timeout()).await;
         Ok(())
     })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::app::activation::Sockets;
@@ -65,13 +65,16 @@ struct Following {
 }
 
 impl Prepared {
-    /// Whether it stands at `position` at least, and is known to the control
-    /// plane. Waits for that.
+    /// Waits until the control plane knows this run and has the same history,
+    /// and the table is at `position` at least.
     pub(super) async fn current(&self, position: Option<Place>) -> anyhow::Result<()> {
-        let is_current =
-            |at: &Position| position.is_none_or(|place| at.lineage != place.lineage || at.revision >= place.revision);
+        let is_current = |link: &Link| {
+            let (Some(at), Some(head)) = (link.applied, link.head) else { return false };
+            let is_behind = |place: Place| place.lineage == at.lineage && at.revision < place.revision;
+            link.connected && at.lineage == head.lineage && !position.is_some_and(is_behind)
+        };
         let mut link = self.following.link.clone();
-        let current = link.wait_for(|link| link.connected && link.applied.as_ref().is_some_and(is_current));
+        let current = link.wait_for(is_current);
         current.await.context("follow the control plane")?;
         Ok(())
     }
@@ -178,10 +181,10 @@ impl DataPlane {
 
     /// The same once a successor serves: for `limit` at most, where there is one,
     /// and from when it is `asked` to stop for `timeout` at most.
-    pub(super) async fn hand_over<T>(self, limit: Option<Duration>, asked: oneshot::Receiver<T>, timeout: Duration) {
+    pub(super) async fn hand_over(self, limit: Option<Duration>, asked: impl Future<Output = ()>, timeout: Duration) {
         let cut = tokio::select! {
             cut = self.ingress.hand_over(limit.unwrap_or(Duration::MAX)) => cut,
-            _ = asked => self.ingress.drain(timeout).await,
+            () = asked => self.ingress.drain(timeout).await,
         };
         told(cut);
         self.following.drain.drain(STOP_API).await;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::app::activation::{ADMIN, Sockets};
@@ -45,6 +44,7 @@ pub(super) async fn run(arguments: &ProxyArgs, mut args: ServerArgs, sockets: So
     let token = stream::token_file::read(&arguments.token_file)?;
     // From the first moment on: unheard, this signal would end the process.
     let mut replacements = signal(SignalKind::user_defined2()).context("listen for SIGUSR2")?;
+    let mut stops = stop::Signals::listen()?;
     let Inherited { mut sockets, folder, predecessor } = inherit(arguments, &args, sockets).await?;
     let given = sockets.ingress(&mut args);
     let following = client::Config {
@@ -64,8 +64,8 @@ pub(super) async fn run(arguments: &ProxyArgs, mut args: ServerArgs, sockets: So
     };
     let kept = folder.map(|folder| Kept { folder, config: arguments.kept(), is_paused: predecessor.is_some() });
     let prepared = DataPlane::prepare(&args, following, kept, given)?;
-    let (prepared, mut predecessor) = succeed(prepared, predecessor).await?;
-    let (data, waiting) = prepared.start()?;
+    let (prepared, mut predecessor) = succeed(prepared, predecessor, &mut stops).await?;
+    let (mut data, waiting) = prepared.start()?;
     if let Some(predecessor) = &mut predecessor {
         predecessor.serving().await;
     }
@@ -76,10 +76,7 @@ pub(super) async fn run(arguments: &ProxyArgs, mut args: ServerArgs, sockets: So
     bound.announce(&args, &[]);
     notify::status("waiting for the routing table");
     let heir = tokio::select! {
-        stopped = stop::requested() => {
-            stopped?;
-            None
-        }
+        () = stops.requested() => None,
         Err(error) = serving(&data) => return Err(error),
         heir = replaced(&data, predecessor.zip(waiting), &admin_shared, arguments.handover_deadline()) => Some(heir),
         never = successors::start(&mut replacements) => match never {},
@@ -90,7 +87,11 @@ pub(super) async fn run(arguments: &ProxyArgs, mut args: ServerArgs, sockets: So
     };
     drop(admin_shared);
     probed.ask();
-    leave(heir, data, arguments.handover_drain(), args.stop_timeout()).await
+    leave(heir, &mut data);
+    // Cut short by a signal, it is drained like any other.
+    data.hand_over(arguments.handover_drain(), stops.requested(), args.stop_timeout()).await;
+    info!("everything is finished here");
+    Ok(())
 }
 
 /// What the proxy that runs leaves, if one does and it is asked for; else the
@@ -115,6 +116,7 @@ async fn inherit(arguments: &ProxyArgs, args: &ServerArgs, sockets: Sockets) -> 
 async fn succeed(
     prepared: Prepared,
     predecessor: Option<(Predecessor, Option<handover::Place>)>,
+    stops: &mut stop::Signals,
 ) -> anyhow::Result<(Prepared, Option<Predecessor>)> {
     let Some((mut predecessor, position)) = predecessor else { return Ok((prepared, None)) };
     let let_go = async {
@@ -124,10 +126,7 @@ async fn succeed(
                 let problem = prepared.problem().unwrap_or_else(|| "it was not told why".to_owned());
                 return Err(anyhow::Error::from(reason).context(format!("be ready in time: {problem}")));
             }
-            stopped = stop::requested() => {
-                stopped?;
-                bail!("take over: stopped before that");
-            }
+            () = stops.requested() => bail!("take over: stopped before that"),
         }
         Ok(predecessor.ready().await?)
     };
@@ -200,20 +199,13 @@ async fn hand_over(
     Ok(paused)
 }
 
-/// Lets go of everything that is the successor's now, and finishes what runs.
-async fn leave(heir: Heir, mut data: DataPlane, limit: Option<Duration>, stop_timeout: Duration) -> anyhow::Result<()> {
+/// Lets go of everything that is the successor's now.
+fn leave(heir: Heir, data: &mut DataPlane) {
     let Heir { successor, paused } = heir;
-    let (pid, build) = (successor.pid, successor.build.clone());
-    notify::succeeded_by(pid);
+    notify::succeeded_by(successor.pid);
     paused.give_up();
     data.leave_folder();
+    info!(pid = successor.pid, build = successor.build, "a successor serves; what runs here is finished");
     // Its end is the successor's sign that the folder is its own.
     drop(successor);
-    info!(pid, build, "a successor serves; what runs here is finished");
-    // Cut short by a signal, it is drained like any other.
-    let (asked, is_asked) = oneshot::channel();
-    tokio::spawn(async move { asked.send(stop::requested().await) });
-    data.hand_over(limit, is_asked, stop_timeout).await;
-    info!("everything is finished here");
-    Ok(())
 }

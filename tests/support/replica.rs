@@ -208,6 +208,8 @@ impl Shared {
                 socket.send(reply).map_err(std::io::Error::other)?;
             }
         }
+        // Dropping is not enough: `open` has another descriptor.
+        let _ = socket.get_ref().shutdown(Shutdown::Both);
         Ok(())
     }
 }

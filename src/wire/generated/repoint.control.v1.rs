@@ -99,8 +99,9 @@ pub struct Hello {
     #[prost(bool, tag = "7")]
     pub keeps_table: bool,
     /// Runs of this proxy before this one that the control plane may remember and whose process has ended. To be named
-    /// here a run must have held the lock on the folder of the table that this run holds now, and must not have handed
-    /// its sockets on. Each 16 bytes, 64 of them at most. Since minor 2; an older control plane waits for them instead.
+    /// here a run must have held the lock on the folder of the table that this run holds now. A run that has handed its
+    /// sockets and that lock on goes on until its requests have ended, and is not named before. Each 16 bytes, 64 of them
+    /// at most. Since minor 2; an older control plane waits for them instead.
     #[prost(bytes = "bytes", repeated, tag = "8")]
     pub ended_instance_ids: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
