@@ -28,16 +28,21 @@ type Chunk = [Group; CHUNK_GROUPS];
 /// would guess wrong at every other host, and wait for memory to learn it.
 #[derive(Clone, Default)]
 #[repr(align(64))]
-struct Group([Entry; GROUP_ENTRIES]);
+struct Group {
+    // Each kind side by side: that takes fewer instructions to look through.
+    tags: [u32; GROUP_ENTRIES],
+    ordinals: [u32; GROUP_ENTRIES],
+    routes: [Option<Arc<EnvironmentRoute>>; GROUP_ENTRIES],
+}
 
-/// Where a host leads; free ones come last in their group.
-#[derive(Clone, Default)]
+/// Where a host leads. In a group the free ones come last.
+#[derive(Clone)]
 struct Entry {
-    route: Option<Arc<EnvironmentRoute>>,
-    /// Of the hash of the host; 0 where the entry is free, and only there.
+    /// Of the hash of the host; 0 where an entry is free, and only there.
     tag: u32,
     /// The host's place among those of the route.
     ordinal: u32,
+    route: Arc<EnvironmentRoute>,
 }
 
 const GROUP_ENTRIES: usize = 4;
@@ -66,7 +71,7 @@ impl Hosts {
     pub fn get(&self, hash: u64, host: &[u8]) -> Option<&Arc<EnvironmentRoute>> {
         let group = &self.chunk(hash)[home(tag(hash))];
         let first = group.hits(tag(hash)).trailing_zeros() as usize;
-        let found = group.0.get(first).and_then(|entry| entry.leads_from(host));
+        let found = group.leads_from(first, host);
         found.or_else(|| self.search(hash, host))
     }
 
@@ -76,7 +81,8 @@ impl Hosts {
         let (chunk, tag) = (self.chunk(hash), tag(hash));
         for step in 0..CHUNK_GROUPS {
             let group = &chunk[(home(tag) + step) % CHUNK_GROUPS];
-            let found = group.0.iter().filter(|entry| entry.tag == tag).find_map(|entry| entry.leads_from(host));
+            let found =
+                (0..GROUP_ENTRIES).filter(|at| group.tags[*at] == tag).find_map(|at| group.leads_from(at, host));
             if found.is_some() || group.has_room() {
                 return found;
             }
@@ -86,7 +92,7 @@ impl Hosts {
 
     /// Adds a host of this route that leads nowhere yet.
     pub fn insert(&mut self, hasher: &KeyHasher, hash: u64, route: &Arc<EnvironmentRoute>, ordinal: u32) {
-        let entry = Entry { route: Some(Arc::clone(route)), tag: tag(hash), ordinal };
+        let entry = Entry { route: Arc::clone(route), tag: tag(hash), ordinal };
         if self.count >= self.chunk_count * CHUNK_KEYS || !self.has_room(hash) {
             *self = self.grown(hasher);
         }
@@ -100,9 +106,10 @@ impl Hosts {
     /// Leads a host to the next route of its environment. One that leads to
     /// another environment, or nowhere, is left as it is.
     pub fn replace(&mut self, hash: u64, route: &Arc<EnvironmentRoute>, ordinal: u32) {
-        let entries = self.chunk_mut(hash).iter_mut().flat_map(|group| &mut group.0);
-        if let Some(entry) = entries.into_iter().find(|entry| entry.is_of(hash, route, ordinal)) {
-            entry.route = Some(Arc::clone(route));
+        let chunk = self.chunk_mut(hash);
+        let mut places = (0..CHUNK_GROUPS).flat_map(|group| (0..GROUP_ENTRIES).map(move |at| (group, at)));
+        if let Some((group, at)) = places.find(|(group, at)| chunk[*group].is_of(*at, hash, route, ordinal)) {
+            chunk[group].routes[at] = Some(Arc::clone(route));
         }
     }
 
@@ -110,12 +117,11 @@ impl Hosts {
     pub fn remove(&mut self, hash: u64, route: &EnvironmentRoute, ordinal: u32) {
         let chunk = self.chunk_mut(hash);
         // What lies past its home because of this one comes nearer.
-        let entries = std::mem::take(chunk);
         let mut removed = 0;
-        for entry in entries.into_iter().flat_map(|group| group.0) {
-            if entry.is_of(hash, route, ordinal) {
+        for entry in std::mem::take(chunk).into_iter().flat_map(Group::into_entries) {
+            if entry.tag == tag(hash) && entry.ordinal == ordinal && entry.route.id == route.id {
                 removed += 1;
-            } else if entry.route.is_some() {
+            } else {
                 place(chunk, entry);
             }
         }
@@ -129,8 +135,8 @@ impl Hosts {
         'wider: loop {
             let mut wider = Self::with_capacity(room);
             for entry in self.entries() {
-                let host = entry.route.as_ref().and_then(|route| route.head().host(entry.ordinal as usize));
-                if !place(wider.chunk_mut(hasher.hash(host.unwrap_or_default())), entry.clone()) {
+                let hash = hasher.hash(entry.route.head().host(entry.ordinal as usize).unwrap_or_default());
+                if !place(wider.chunk_mut(hash), entry) {
                     // The more chunks, the further apart its hosts go.
                     room *= 2;
                     continue 'wider;
@@ -141,9 +147,9 @@ impl Hosts {
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
+    fn entries(&self) -> impl Iterator<Item = Entry> {
         let chunks = self.nodes.iter().flat_map(|node| node.iter());
-        chunks.flat_map(|chunk| chunk.iter()).flat_map(|group| &group.0).filter(|entry| entry.route.is_some())
+        chunks.flat_map(|chunk| chunk.iter()).cloned().flat_map(Group::into_entries)
     }
 
     fn has_room(&self, hash: u64) -> bool {
@@ -174,25 +180,29 @@ impl Group {
     /// Which entries have this tag, a bit for each.
     #[inline(always)]
     fn hits(&self, tag: u32) -> u32 {
-        self.0.iter().enumerate().fold(0, |hits, (at, entry)| hits | u32::from(entry.tag == tag) << at)
+        (0..GROUP_ENTRIES).fold(0, |hits, at| hits | u32::from(self.tags[at] == tag) << at)
+    }
+
+    /// The route at this place, where it is this host that leads there.
+    #[inline(always)]
+    fn leads_from(&self, at: usize, host: &[u8]) -> Option<&Arc<EnvironmentRoute>> {
+        let route = self.routes.get(at)?.as_ref()?;
+        route.head().is_host(self.ordinals[at] as usize, host).then_some(route)
+    }
+
+    fn is_of(&self, at: usize, hash: u64, route: &EnvironmentRoute, ordinal: u32) -> bool {
+        let is_its = |known: &Arc<EnvironmentRoute>| known.id == route.id;
+        self.tags[at] == tag(hash) && self.ordinals[at] == ordinal && self.routes[at].as_ref().is_some_and(is_its)
+    }
+
+    fn into_entries(self) -> impl Iterator<Item = Entry> {
+        let entries = self.tags.into_iter().zip(self.ordinals).zip(self.routes);
+        entries.filter_map(|((tag, ordinal), route)| Some(Entry { tag, ordinal, route: route? }))
     }
 
     #[inline]
     fn has_room(&self) -> bool {
-        self.0[GROUP_ENTRIES - 1].tag == 0
-    }
-}
-
-impl Entry {
-    /// The route, where it is this host that leads there.
-    #[inline(always)]
-    fn leads_from(&self, host: &[u8]) -> Option<&Arc<EnvironmentRoute>> {
-        self.route.as_ref().filter(|route| route.head().host(self.ordinal as usize) == Some(host))
-    }
-
-    fn is_of(&self, hash: u64, route: &EnvironmentRoute, ordinal: u32) -> bool {
-        let is_its = |known: &Arc<EnvironmentRoute>| known.id == route.id;
-        self.tag == tag(hash) && self.ordinal == ordinal && self.route.as_ref().is_some_and(is_its)
+        self.tags[GROUP_ENTRIES - 1] == 0
     }
 }
 
@@ -200,8 +210,12 @@ impl Entry {
 fn place(chunk: &mut Chunk, entry: Entry) -> bool {
     let home = home(entry.tag);
     let at = (0..CHUNK_GROUPS).map(|step| (home + step) % CHUNK_GROUPS).find(|at| chunk[*at].has_room());
-    let free = at.and_then(|at| chunk[at].0.iter_mut().find(|entry| entry.tag == 0));
-    free.map(|free| *free = entry).is_some()
+    let Some(group) = at.map(|at| &mut chunk[at]) else { return false };
+    let Some(free) = group.tags.iter().position(|tag| *tag == 0) else { return false };
+    group.tags[free] = entry.tag;
+    group.ordinals[free] = entry.ordinal;
+    group.routes[free] = Some(entry.route);
+    true
 }
 
 #[inline]

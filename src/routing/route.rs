@@ -93,6 +93,15 @@ impl Head {
         (self.host_length > 0).then(|| &self.text.as_bytes()[..usize::from(self.host_length)])
     }
 
+    /// Whether this is the host at this place in its list.
+    #[inline(always)]
+    pub(super) fn is_host(&self, at: usize, host: &[u8]) -> bool {
+        if at > 0 {
+            return self.host(at) == Some(host);
+        }
+        host.len() == usize::from(self.host_length) && self.text.as_bytes().get(..host.len()) == Some(host)
+    }
+
     /// Every host, in their order.
     pub(super) fn hosts(&self) -> impl Iterator<Item = &[u8]> {
         (0..).map_while(|at| self.host(at))
@@ -234,6 +243,11 @@ mod tests {
             let head = head(hosts);
             assert_eq!((head.project(), head.name()), (&b"support"[..], &b"staging"[..]), "{hosts:?}");
             assert!(head.hosts().eq(hosts.iter().map(|host| host.as_bytes())), "{hosts:?}");
+            for (at, host) in hosts.iter().map(|host| host.as_bytes()).enumerate() {
+                assert!(head.is_host(at, host) && !head.is_host(at, &host[1..]) && !head.is_host(hosts.len(), host));
+                let others = [[host, b"x"].concat(), [&host[1..], b"x"].concat()];
+                assert!(others.iter().all(|other| !head.is_host(at, other)), "{hosts:?}");
+            }
         }
     }
 
