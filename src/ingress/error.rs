@@ -9,7 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
 
 use crate::ingress::upstream::http1::Malformed;
 use crate::routing::table::Unresolved;
@@ -98,6 +99,17 @@ pub(super) enum Fault {
     Repoint,
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+// Statuses of gRPC ("Status codes and their use in gRPC").
+const CANCELLED: &str = "1";
+const DEADLINE_EXCEEDED: &str = "4";
+const RESOURCE_EXHAUSTED: &str = "8";
+const UNIMPLEMENTED: &str = "12";
+const INTERNAL: &str = "13";
+const UNAVAILABLE: &str = "14";
+
 /// What the client is told.
 struct Row {
     status: StatusCode,
@@ -174,11 +186,6 @@ impl Error {
         self.row().code
     }
 
-    /// The status it is answered with.
-    pub(super) fn status(&self) -> StatusCode {
-        self.row().status
-    }
-
     /// Whose fault it was.
     pub(super) fn fault(&self) -> Fault {
         match self {
@@ -210,6 +217,48 @@ impl Error {
             | Self::ResponseTimeout
             | Self::ClientGone => false,
         }
+    }
+
+    /// The status of gRPC that it is told as: what a client of gRPC would make of
+    /// the HTTP status (gRPC, "HTTP to gRPC Status Code Mapping"), save where gRPC
+    /// has a word for the reason itself.
+    fn grpc_status(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) | Self::UriTooLong(_) => INTERNAL,
+            Self::HeadersTooLarge(_) | Self::RequestTooLarge(_) => RESOURCE_EXHAUSTED,
+            Self::Unresolved(unresolved) => match unresolved {
+                Unresolved::EnvironmentNotFound | Unresolved::DeploymentNotFound | Unresolved::DeploymentNotRunning => {
+                    UNIMPLEMENTED
+                }
+                Unresolved::TableNotLoaded | Unresolved::EnvironmentEmpty | Unresolved::DeploymentTerminated => {
+                    UNAVAILABLE
+                }
+            },
+            Self::Overloaded
+            | Self::Misdirected
+            | Self::NoReadyEndpoint
+            | Self::Connect { .. }
+            | Self::UpstreamReset(_)
+            | Self::UpstreamInvalid(_) => UNAVAILABLE,
+            Self::ResponseTimeout => DEADLINE_EXCEEDED,
+            Self::ClientGone => CANCELLED,
+        }
+    }
+
+    /// The answer a client of gRPC gets: trailers alone, in the head (gRPC over
+    /// HTTP/2, "Responses").
+    pub(super) fn grpc_answer(&self) -> Response<Bytes> {
+        let row = self.row();
+        let mut answer = Response::new(Bytes::new());
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(self.grpc_status()));
+        // Ours hold no byte that "Percent-Encoded" would change but this one.
+        let message = format!("{}: {}", row.code.as_str(), row.message).replace('%', "%25");
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        answer
     }
 
     /// The answer the client gets.
@@ -376,7 +425,7 @@ mod tests {
             (Error::ClientGone, 499, Fault::Client),
         ];
         for (error, status, fault) in cases {
-            assert_eq!((error.status().as_u16(), error.fault()), (status, fault), "{error}");
+            assert_eq!((error.row().status.as_u16(), error.fault()), (status, fault), "{error}");
         }
     }
 }

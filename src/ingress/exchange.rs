@@ -41,6 +41,8 @@ pub(super) struct Exchange {
     /// Bytes a tunnel carried to the replica.
     pub(super) tunnel_in: Option<u64>,
     version: Version,
+    /// The client speaks gRPC, and is to be answered in it.
+    is_grpc: bool,
     /// Bytes of the request's body, as announced; `u64::MAX` when not.
     body_bytes: u64,
     request_id: Option<HeaderValue>,
@@ -74,6 +76,7 @@ impl Exchange {
             bytes_out: 0,
             tunnel_in: None,
             version: request.version(),
+            is_grpc: request.version() == Version::HTTP_2 && is_grpc(request.headers()),
             body_bytes: request.body().size_hint().upper().unwrap_or(u64::MAX),
             request_id: None,
             answered: None,
@@ -105,6 +108,11 @@ impl Exchange {
     /// Whether it came over HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.version == Version::HTTP_2
+    }
+
+    /// Whether the client speaks gRPC, which is over HTTP/2 alone.
+    pub(super) fn is_grpc(&self) -> bool {
+        self.is_grpc
     }
 
     /// Bytes of its body that were announced and not passed on.
@@ -187,6 +195,13 @@ impl Exchange {
             trace_id: text(&head.traceparent).and_then(|value| value.get(3..35)).unwrap_or_default(),
         }
     }
+}
+
+/// gRPC over HTTP/2, "Requests": `application/grpc`, or that and `+` or `;`.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 impl Drop for Exchange {

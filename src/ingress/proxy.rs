@@ -131,8 +131,9 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
 /// Answers with an error of our own.
 fn refuse(mut exchange: Exchange, error: &Error) -> Response<Body> {
     exchange.failed(error);
-    exchange.answered(error.status());
-    let mut response = plain(error, exchange.request_id());
+    let mut response =
+        if exchange.is_grpc() { error.grpc_answer().map(Body::made) } else { plain(error, exchange.request_id()) };
+    exchange.answered(response.status());
     // A body that is not here yet is not waited for: hyper closes after the
     // answer, and the client had better know. What follows a request that could be
     // read in two ways could, too.

@@ -6,6 +6,7 @@ mod support;
 mod activation;
 mod commands;
 mod failures;
+mod grpc;
 mod handover;
 mod import;
 mod known_good;

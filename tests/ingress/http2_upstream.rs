@@ -468,3 +468,21 @@ async fn a_connection_that_nobody_uses_is_closed() {
     client.message().await;
     soon(peer.ended).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_grpc_client_is_told_of_errors_in_trailers_alone() {
+    let mut stage = Stage::open();
+    stage.environment("production", Some(1)).pool_at("production", 1, &[nobody().await]);
+    stage.change_pool(|pool| pool.protocol = Protocol::H2c).publish();
+    let (client, answer) = talk(&stage, "/agents.Agent/Talk").await;
+    drop(client);
+    let answer = soon(answer).await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()["content-type"]),
+        (StatusCode::OK, &"application/grpc".parse().unwrap())
+    );
+    assert_eq!(answer.headers()["grpc-status"], "14");
+    assert!(answer.headers()["grpc-message"].to_str().unwrap().starts_with("connect_failed: "));
+    assert!(hyper::body::Body::is_end_stream(answer.body()), "the first frame ends it");
+    assert_eq!(stage.metric("repoint_ingress_errors_total{code=\"connect_failed\"}"), 1.0);
+}
