@@ -318,3 +318,24 @@ fn taking_over_where_nobody_runs_is_a_start_like_any_other() {
     let second = scene.proxy.successor();
     assert_eq!(http::get(second.ingress(), &scene.host(), "/").body, "v1", "what a crash left is no obstacle");
 }
+
+#[test]
+fn what_still_runs_is_cut_where_somebody_asks_for_that() {
+    // After a while, by the settings, or with the first signal to the older run.
+    for (limit, asks) in [("--handover-drain", false), ("--stop-timeout", true)] {
+        let mut scene = Scene::begin(&[limit, "1"]);
+        let mut stream = scene.stream();
+        scene.replica.streams_open(1);
+        let successor = scene.proxy.successor();
+        scene.replica.emit("still here");
+        assert!(stream.chunk().expect("it goes on").is_some());
+        if asks {
+            scene.proxy.terminate();
+        }
+        assert!(scene.proxy.ended().success(), "{limit}");
+        assert!(stream.chunk().is_err(), "{limit}: it is cut, and shows it");
+        assert!(scene.proxy.log().contains("cut requests that were still running"));
+        assert_eq!(http::get(successor.ingress(), &scene.host(), "/").body, "v1");
+        scene.until_runs(1);
+    }
+}
