@@ -123,6 +123,8 @@ fn http2(config: &Config) -> http2::Builder<Local> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.streams_per_connection_max)
+        // WebSockets over HTTP/2 (RFC 8441).
+        .enable_connect_protocol()
         .max_header_list_size(config.head_bytes_max)
         // Half-open connections are found by PING as well as by the kernel.
         .keep_alive_interval(config.peer_timeout.duration() / 2)

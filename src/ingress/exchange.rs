@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ingress::access_log::{Head, Line, protocol};
@@ -32,6 +33,8 @@ pub(super) struct Exchange {
     pub(super) claimed: Option<Claimed>,
     /// The hold on the endpoint it was sent to.
     pub(super) endpoint: Option<Claim>,
+    /// The stream that leaves HTTP when the replica agrees, for an extended CONNECT.
+    pub(super) upgrading: Option<OnUpgrade>,
     /// What is known of the request's body, where it has one.
     pub(super) ledger: Option<Rc<Ledger>>,
     /// How often it was sent again.
@@ -71,6 +74,7 @@ impl Exchange {
             started: Instant::now(),
             claimed: None,
             endpoint: None,
+            upgrading: None,
             ledger: None,
             retries: 0,
             bytes_out: 0,

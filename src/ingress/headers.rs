@@ -6,7 +6,7 @@
 
 use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderValue, Request, Version, request, response};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request, response};
 
 use crate::ingress::downstream::Connection;
 use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
@@ -44,6 +44,11 @@ pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, conn
     if let Some(protocol) = &found.upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol.clone());
+        if found.extended {
+            // RFC 8441 §5: what RFC 6455 asks of HTTP/1.1 and HTTP/2 leaves out.
+            parts.method = Method::GET;
+            headers.insert(header::SEC_WEBSOCKET_KEY, websocket_key());
+        }
     } else if found.te_trailers {
         // RFC 9110 §10.1.4: TE goes with the connection option of its name.
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -59,6 +64,12 @@ pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, conn
     add_forwarding(headers, asked, found, connection, received);
     add_trace(headers, found);
     Request::from_parts(parts, body)
+}
+
+/// A nonce of 16 bytes in base64 (RFC 6455 §4.1): 126 random bits, two of zero.
+fn websocket_key() -> HeaderValue {
+    let key: String = (0..21).map(|_| fastrand::alphanumeric()).chain("A==".chars()).collect();
+    HeaderValue::try_from(key).unwrap_or_else(|_| HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA=="))
 }
 
 fn strip_hop(headers: &mut HeaderMap, found: &Found) {
@@ -183,10 +194,19 @@ pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &E
     }
 }
 
+/// What agrees to an upgrade over HTTP/1.1, as an extended CONNECT is agreed to:
+/// RFC 8441 §5.
+pub(super) fn agree(parts: &mut response::Parts) {
+    parts.status = StatusCode::OK;
+    for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
+        parts.headers.remove(name);
+    }
+}
+
 /// Makes an answer fit for the client.
 pub(super) fn answer(parts: &mut response::Parts, origin: &Origin) {
     let headers = &mut parts.headers;
-    let upgrade = (parts.status == http::StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE));
+    let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE));
     if headers.contains_key(header::CONNECTION) {
         strip_named(headers);
     }

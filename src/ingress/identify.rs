@@ -7,6 +7,7 @@
 use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use hyper::ext::Protocol;
 
 use crate::ingress::config::Config;
 use crate::ingress::error::Error;
@@ -69,6 +70,8 @@ pub(super) struct Found {
     pub(super) transfer_encoding: bool,
     /// The protocol to switch to, where `Connection` says so too.
     pub(super) upgrade: Option<HeaderValue>,
+    /// It came as an extended CONNECT over HTTP/2 (RFC 8441).
+    pub(super) extended: bool,
     /// A forwarding header is there.
     pub(super) forwarded: bool,
     /// A header that some servers read as one of ours: `X_Forwarded_For`.
@@ -119,6 +122,10 @@ pub(super) fn identify<B>(request: &Request<B>, config: &Config) -> Result<(Aske
     let is_http11 = request.version() == Version::HTTP_11;
     found.expects &= is_http11;
     found.upgrade = found.upgrade.take().filter(|to| is_http11 && is_tunnel(to) && has_token(headers, "upgrade"));
+    if request.method() == Method::CONNECT {
+        found.extended = true;
+        found.upgrade = Some(extended(request)?);
+    }
     let authority = authority(request, host)?;
     Ok((Asked { authority, pin, project, environment }, found))
 }
@@ -213,9 +220,18 @@ fn has_token(headers: &HeaderMap, token: &str) -> bool {
     headers.get_all(header::CONNECTION).iter().flat_map(tokens).any(|named| named.eq_ignore_ascii_case(token))
 }
 
+/// The protocol of an extended CONNECT (RFC 8441 §4), which is a request for a path.
+fn extended<B>(request: &Request<B>) -> Result<HeaderValue, Error> {
+    let protocol = request.extensions().get::<Protocol>();
+    let protocol = protocol.and_then(|protocol| HeaderValue::from_str(protocol.as_str()).ok());
+    protocol.filter(is_tunnel).ok_or(Error::BadRequest(
+        "CONNECT is not served: this is no forward proxy, and WebSockets name their :protocol",
+    ))
+}
+
 fn check_line<B>(request: &Request<B>, config: &Config) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
-        return Err(Error::BadRequest("CONNECT is not served: this is no forward proxy"));
+        extended(request)?;
     }
     let uri = request.uri();
     if uri.path_and_query().map(PathAndQuery::as_str).map_or(0, str::len) > config.uri_bytes_max {

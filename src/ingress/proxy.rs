@@ -22,6 +22,7 @@ use crate::ingress::headers;
 use crate::ingress::identify::{Found, identify};
 use crate::ingress::request_body::{Ledger, RequestBody};
 use crate::ingress::upstream::forward::{Sending, Sent, forward};
+use crate::ingress::upstream::http1::Malformed;
 use crate::model::manifest::Protocol;
 use crate::routing::live::Claimed;
 
@@ -40,7 +41,7 @@ pub(super) async fn handle(core: Rc<Core>, connection: Rc<Connection>, request: 
 }
 
 /// The walk of a request to a replica, up to the head of its answer.
-async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<(HeaderMap, Sent), Error> {
+async fn walk(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<(HeaderMap, Sent), Error> {
     if request.version() == Version::HTTP_2 {
         exchange.count_stream()?;
     }
@@ -54,6 +55,7 @@ async fn walk(exchange: &mut Exchange, request: Request<Incoming>) -> Result<(He
     let claimed = exchange.core.claim(&asked.address())?;
     let sending = sending(&claimed, &found, &request);
     exchange.claimed = Some(claimed);
+    exchange.upgrading = found.extended.then(|| hyper::upgrade::on(&mut request));
     let request = headers::prepare(request, &asked, &found, &exchange.connection);
     exchange.identified(request.headers());
     let (mut parts, incoming) = request.into_parts();
@@ -113,19 +115,27 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
         headers::answer(&mut parts, &exchange.core.origin(claimed));
         pause_max.filter(|_| !headers::may_pause(&parts.headers))
     });
+    let upgrading = exchange.upgrading.take();
+    if upgrading.is_some() && parts.status.is_success() {
+        // A client that asked for a tunnel would take this for one.
+        return refuse(exchange, &Error::UpstreamInvalid(Malformed("it did not agree to the upgrade, nor refuse it")));
+    }
+    let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switches && upgrading.is_some() {
+        headers::agree(&mut parts);
+    }
     exchange.answered(parts.status);
-    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+    if !switches {
         close_if_asked(&exchange, &mut parts.headers);
         return Response::from_parts(parts, Body::replica(pause_max, lease, exchange));
     }
     let connection = Rc::clone(&exchange.connection);
-    match lease.into_tunnel(exchange) {
-        Some(tunnel) => {
-            connection.hand_over(tunnel);
-            Response::from_parts(parts, Body::made(Bytes::new()))
-        }
-        None => plain(&Error::UpstreamReset(None), None),
+    let Some(tunnel) = lease.into_tunnel(exchange) else { return plain(&Error::UpstreamReset(None), None) };
+    match upgrading {
+        Some(stream) => drop(tokio::task::spawn_local(tunnel.run_stream(stream))),
+        None => connection.hand_over(tunnel),
     }
+    Response::from_parts(parts, Body::made(Bytes::new()))
 }
 
 /// Answers with an error of our own.

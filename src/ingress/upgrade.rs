@@ -2,13 +2,16 @@
 //!
 //! The request goes out on a connection of its own. When the replica agrees,
 //! both sides leave HTTP: `downstream` runs the [`Tunnel`] once the client has
-//! its 101. The exchange, and the claims in it, end when both sides have ended.
+//! its 101; over HTTP/2, where only a stream leaves, it has a task of its own.
+//! The exchange, and the claims in it, end when both sides have ended.
 
 use std::cell::Cell;
 use std::io;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -45,6 +48,18 @@ impl Tunnel {
                 let (read, write) = tokio::io::split(client);
                 self.between(read, write, early).await;
             }
+        }
+    }
+
+    /// The same for a stream of an HTTP/2 connection, once it has left HTTP.
+    pub(super) async fn run_stream(self, client: OnUpgrade) {
+        match client.await {
+            Ok(client) => {
+                let (read, write) = tokio::io::split(TokioIo::new(client));
+                self.between(read, write, Bytes::new()).await;
+            }
+            // The client went while it was told.
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "stream not handed over"),
         }
     }
 

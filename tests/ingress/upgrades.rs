@@ -1,8 +1,15 @@
 //! Upgrades: WebSocket and others, tunnelled after the replica's 101 only.
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio_tungstenite::tungstenite::Message as Frame;
-use tokio_tungstenite::{accept_async, client_async};
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::{WebSocketStream, accept_async, client_async};
 
 use crate::support::*;
 
@@ -120,4 +127,119 @@ async fn an_unasked_101_is_no_answer() {
     upstream.message().await;
     upstream.say(SWITCHED).await;
     assert_eq!(client.message().await.status(), 502);
+}
+
+/// A WebSocket's stream over HTTP/2, asked for by an extended CONNECT (RFC 8441).
+async fn connect(stage: &Stage, protocol: &'static str) -> (Response<Incoming>, SendRequest<Empty<Bytes>>) {
+    let io = TokioIo::new(stage.connect().await.stream);
+    let (mut sender, connection) = handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let ask = |method: &str| {
+        let request = Request::builder().method(method).uri("http://support-production.localhost/chat?a=b");
+        request.header("sec-websocket-version", "13").body(Empty::new()).unwrap()
+    };
+    let mut request = ask("CONNECT");
+    request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+    // The server's settings must have come, or the client may not ask.
+    let answer = soon(async {
+        loop {
+            if let Ok(answer) = sender.send_request(request.clone()).await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    (answer.await, sender)
+}
+
+#[tokio::test]
+async fn a_websocket_over_http_2_speaks_to_a_replica_of_http_1() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let echo = async {
+        let mut socket = accept_async(replica.accept().await.stream).await.unwrap();
+        while let Some(Ok(frame)) = socket.next().await {
+            if frame.is_text() {
+                socket.send(frame).await.unwrap();
+            }
+        }
+    };
+    let talk = async {
+        let (answer, _sender) = connect(&stage, "websocket").await;
+        assert_eq!(
+            (answer.status(), &answer.headers()["x-environment"]),
+            (StatusCode::OK, &"production".parse().unwrap())
+        );
+        assert!(!answer.headers().contains_key("sec-websocket-accept") && !answer.headers().contains_key("upgrade"));
+        let stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+        for text in ["hello", "again", &"long ".repeat(50_000)] {
+            socket.send(Frame::text(text)).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), Frame::text(text));
+        }
+        assert_eq!((stage.in_flight("production", 1), stage.metric("repoint_ingress_tunnels")), (1, 1.0));
+        socket.close(None).await.unwrap();
+        while socket.next().await.is_some() {}
+    };
+    soon(async { tokio::join!(echo, talk) }).await;
+    until(|| stage.in_flight("production", 1) == 0).await;
+    assert_eq!(stage.metric("repoint_ingress_tunnels"), 0.0);
+}
+
+#[tokio::test]
+async fn an_extended_connect_is_an_upgrade_at_the_replica() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let refused = async {
+        let mut upstream = replica.accept().await;
+        let request = upstream.message().await;
+        assert_eq!(request.line, "GET /chat?a=b HTTP/1.1");
+        assert_eq!((request.header("upgrade"), request.header("connection")), (Some("websocket"), Some("upgrade")));
+        assert_eq!(request.header("sec-websocket-key").map(str::len), Some(24));
+        upstream.say("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+    };
+    let ((answer, _sender), ()) = soon(async { tokio::join!(connect(&stage, "websocket"), refused) }).await;
+    assert_eq!(answer.status(), 403);
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_agreement_is_not_taken_for_a_tunnel() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let ignores = async {
+        let mut upstream = replica.accept().await;
+        upstream.message().await;
+        upstream.say(&ok("a page")).await;
+    };
+    let ((answer, _sender), ()) = soon(async { tokio::join!(connect(&stage, "websocket"), ignores) }).await;
+    assert_eq!(answer.status(), 502);
+    until(|| stage.in_flight("production", 1) == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_websocket_ends_it_at_the_replica() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let agrees = async {
+        let mut upstream = replica.accept().await;
+        upstream.message().await;
+        upstream.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        upstream
+    };
+    let ((answer, sender), mut upstream) = soon(async { tokio::join!(connect(&stage, "websocket"), agrees) }).await;
+    assert_eq!(answer.status(), 200);
+    drop((answer, sender));
+    upstream.ends().await;
+    drop(upstream);
+    until(|| stage.in_flight("production", 1) == 0).await;
+}
+
+#[tokio::test]
+async fn a_connect_to_anywhere_is_refused_over_http_2_too() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let (answer, _sender) = connect(&stage, "h2c").await;
+    assert_eq!(answer.status(), 400);
+    assert!(replica.is_alone().await);
 }

@@ -21,4 +21,4 @@ const FIELDS_MAX: usize = 128;
 /// What a replica sent is not HTTP, or could be read in two ways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
-pub(in crate::ingress) struct Malformed(pub(super) &'static str);
+pub(in crate::ingress) struct Malformed(pub(in crate::ingress) &'static str);
