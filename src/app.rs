@@ -11,6 +11,7 @@ mod data_plane;
 mod kept;
 mod notify;
 mod proxy;
+mod reload;
 mod stop;
 mod successors;
 

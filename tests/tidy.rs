@@ -59,7 +59,8 @@ const NOT_YET: &[&str] = &["studio"];
 
 /// Outside crates with a home: replacing one then means reading one module. Crates not listed may be used anywhere.
 const HOMES: &[(&str, &[&str])] = &[
-    ("arc_swap", &["routing"]),
+    // ingress for the certificates, which a handshake reads as a request reads the table.
+    ("arc_swap", &["routing", "ingress"]),
     ("tonic", &["stream", "wire"]),
     ("tonic_prost", &["stream", "wire"]),
     ("prost", &["stream", "wire"]),

@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::app::activation::Sockets;
 use crate::app::bound::Bound;
 use crate::app::kept::Custody;
-use crate::app::{STOP_API, kept};
+use crate::app::{STOP_API, kept, reload};
 use crate::config::ServerArgs;
 use crate::drain::Drain;
 use crate::handover::{Estate, Passed, Place};
@@ -48,7 +48,7 @@ pub(super) struct DataPlane {
     pub(super) metrics: Metrics,
     /// This run, as the control plane knows it.
     pub(super) instance: InstanceId,
-    ingress: ingress::Running,
+    ingress: Arc<ingress::Running>,
     following: Following,
 }
 
@@ -88,7 +88,10 @@ impl Prepared {
     /// else has its files still.
     pub(super) fn start(self) -> anyhow::Result<(DataPlane, Option<Paused>)> {
         let Self { ingress, waiting, following } = self;
-        let ingress = ingress.start(Arc::clone(&following.live), &following.metrics)?;
+        let ingress = Arc::new(ingress.start(Arc::clone(&following.live), &following.metrics)?);
+        if !ingress.tls_addresses().is_empty() {
+            reload::on_hangup(&ingress)?;
+        }
         let (metrics, instance) = (following.metrics.clone(), following.instance);
         Ok((DataPlane { metrics, instance, ingress, following }, waiting))
     }

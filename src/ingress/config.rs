@@ -65,7 +65,7 @@ pub struct Tls {
     /// Addresses to listen on with TLS 1.2 and 1.3, beside the plain ones.
     pub listen: Vec<SocketAddr>,
     /// What to show to clients, chosen by the names in it.
-    pub certificates: Vec<CertificateFiles>,
+    pub certificates: Vec<CertificateSource>,
     /// The certificate file for clients that name no host (no SNI). `None`: their
     /// handshake ends with `unrecognized_name`, as that for an unknown host does.
     pub default: Option<PathBuf>,
@@ -77,6 +77,9 @@ pub struct Tls {
     pub handshake_timeout: Span,
     /// Handshakes that run at once on one thread; a further connection is closed.
     pub handshakes_max: usize,
+    /// How often the files are looked at, whether they have changed. New
+    /// handshakes get what they hold then; connections keep what they have.
+    pub reload_interval: Span,
 }
 
 impl Default for Tls {
@@ -89,18 +92,28 @@ impl Default for Tls {
             client_certificates: ClientCertificates::Off,
             handshake_timeout: Span::seconds(10),
             handshakes_max: 1_000,
+            // 5 s: a look costs microseconds, and nobody waits longer for a file
+            // to be taken up before wondering.
+            reload_interval: Span::seconds(5),
         }
     }
 }
 
-/// A certificate and its key.
+/// Where certificates are.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateFiles {
-    /// The certificate, and behind it those between it and a root (PEM).
-    pub certificate: PathBuf,
-    /// Its private key (PEM).
-    pub key: PathBuf,
+#[serde(untagged, deny_unknown_fields, expecting = "give a path, or { certificate = \"…\", key = \"…\" }")]
+pub enum CertificateSource {
+    /// A certificate whose key is in the same file or beside it (`tls.crt` and
+    /// `tls.key`), or a folder of such: every `*.pem` and `*.crt` in it that has
+    /// its key.
+    Path(PathBuf),
+    /// Both files.
+    Files {
+        /// The certificate, and behind it those between it and a root (PEM).
+        certificate: PathBuf,
+        /// Its private key (PEM).
+        key: PathBuf,
+    },
 }
 
 /// Whether clients are asked for a certificate.
@@ -176,5 +189,17 @@ mod tests {
         let file: Config = toml::from_str("access_log = { file = '/var/log/access' }").unwrap();
         assert_eq!(file.access_log, AccessLog::File("/var/log/access".into()));
         assert!(toml::from_str::<Config>("lisen = []").is_err());
+    }
+
+    #[test]
+    fn certificates_are_paths_or_pairs_of_files() {
+        let text = "certificates = ['certs', { certificate = 'a.pem', key = 'b.pem' }]";
+        let tls: Tls = toml::from_str(text).unwrap();
+        let pair = CertificateSource::Files { certificate: "a.pem".into(), key: "b.pem".into() };
+        assert_eq!(tls.certificates, [CertificateSource::Path("certs".into()), pair]);
+        for wrong in ["certificates = [{ certificate = 'a.pem' }]", "certificates = [{ key = 'k', cert = 'c' }]"] {
+            let error = toml::from_str::<Tls>(wrong).unwrap_err().to_string();
+            assert!(error.contains("give a path, or"), "{error}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::ingress::config::Config;
 use crate::ingress::limits::Limit;
 use crate::ingress::metrics::Counters;
 use crate::ingress::origin::{Origin, Origins};
-use crate::ingress::tls::Certificates;
+use crate::ingress::tls::Served;
 use crate::ingress::upstream::Upstream;
 use crate::routing::address::Address;
 use crate::routing::live::{Claimed, Live, Reader};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) live: Arc<Live>,
     /// `None` where nothing listens with TLS.
-    pub(super) certificates: Option<Certificates>,
+    pub(super) certificates: Option<Arc<Served>>,
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
     pub(super) access_log: Option<Writer>,

@@ -47,7 +47,7 @@ use crate::ingress::listener::Start;
 use crate::ingress::metrics::{Counters, Summed};
 use crate::ingress::socket::Bound;
 pub use crate::ingress::socket::Given;
-use crate::ingress::tls::Certificates;
+use crate::ingress::tls::watch::{Loaded, Watching};
 use crate::routing::live::Live;
 use crate::telemetry::metrics::Metrics;
 
@@ -87,7 +87,7 @@ fn advice(error: &io::Error) -> &'static str {
 /// Connections wait in the kernel meanwhile.
 pub struct Prepared {
     config: Config,
-    certificates: Option<Certificates>,
+    certificates: Option<Loaded>,
     bound: Vec<Bound>,
     access_log: Option<(Writer, Guard, Dropped)>,
 }
@@ -102,6 +102,7 @@ pub struct Running {
     is_succeeded: Arc<AtomicBool>,
     drain: Drain,
     threads: Mutex<Vec<thread::JoinHandle<io::Result<usize>>>>,
+    certificates: Option<Watching>,
     _access_log: Option<Guard>,
 }
 
@@ -122,7 +123,7 @@ pub fn start(config: Config, live: Arc<Live>, metrics: &Metrics) -> Result<Runni
 ///
 /// Why it could not start.
 pub fn prepare(config: Config, mut given: Vec<Given>) -> Result<Prepared, Error> {
-    let certificates = (!config.tls.listen.is_empty()).then(|| Certificates::load(&config.tls)).transpose()?;
+    let certificates = (!config.tls.listen.is_empty()).then(|| Loaded::new(&config.tls)).transpose()?;
     let mut bound = socket::bind_all(&config.listen, false, &mut given, &config)?;
     bound.extend(socket::bind_all(&config.tls.listen, true, &mut given, &config)?);
     let access_log = access_log::open(&config.access_log).map_err(Error::AccessLog)?;
@@ -158,9 +159,10 @@ impl Prepared {
             streams: Limit::new(config.streams_max),
             access_log: writer,
             live,
-            certificates,
+            certificates: certificates.as_ref().map(Loaded::served),
             config,
         });
+        let watching = certificates.map(|loaded| loaded.watch(metrics)).transpose().map_err(Error::Thread)?;
         let running = Running {
             addresses: addresses(false),
             tls_addresses: addresses(true),
@@ -168,6 +170,7 @@ impl Prepared {
             is_succeeded,
             drain: Drain::new(),
             threads: Mutex::default(),
+            certificates: watching,
             _access_log: guard,
         };
         for (index, (sockets, counters)) in sockets.into_iter().zip(counters).enumerate() {
@@ -229,6 +232,15 @@ impl Running {
     pub async fn hand_over(&self, grace: Duration) -> usize {
         self.is_succeeded.store(true, Ordering::Relaxed);
         self.drain(grace).await
+    }
+
+    /// Reads certificates again now, whether their files have changed or not, for
+    /// new handshakes; answers at once, and does nothing where there are none.
+    /// What cannot be read is logged and counted, and the one from before kept.
+    pub fn reload_certificates(&self) {
+        if let Some(certificates) = &self.certificates {
+            certificates.again();
+        }
     }
 
     /// Stops in two stages: takes nothing new and lets requests, streams and

@@ -2,12 +2,31 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use super::Story;
 use super::handover::Scene;
 use super::support::replica::Replica;
-use super::support::server::{Server, folder};
+use super::support::server::{Server, folder, signal};
+use super::support::until;
+
+/// What curl says of a host at an address, with the authorities of a file. `None`: there is no curl.
+fn curl(host: &str, address: SocketAddr, authorities: &Path) -> Option<Output> {
+    let resolve = format!("{host}:{}:{}", address.port(), address.ip());
+    let curl = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "30", "--resolve", &resolve, "--cacert"])
+        .arg(authorities)
+        .args(["--write-out", " %{http_version} %{http_code}", &format!("https://{host}:{}/", address.port())])
+        .output();
+    if curl.is_err() {
+        println!("skipped: there is no curl here");
+    }
+    curl.ok()
+}
+
+fn said(curl: &Output) -> String {
+    format!("{} {}", String::from_utf8_lossy(&curl.stderr), String::from_utf8_lossy(&curl.stdout))
+}
 
 /// Files of a certificate for `support-production.localhost`, and of settings
 /// that listen with it.
@@ -28,19 +47,9 @@ const HOST: &str = "support-production.localhost";
 
 /// Whether curl is answered 200 over HTTP/2; also where there is no curl.
 fn reaches(address: SocketAddr, chain: &str) -> bool {
-    let url = format!("https://{HOST}:{}/", address.port());
-    let resolve = format!("{HOST}:{}:{}", address.port(), address.ip());
-    let curl = Command::new("curl")
-        .args(["--silent", "--show-error", "--max-time", "30", "--cacert", chain, "--resolve", &resolve])
-        .args(["--write-out", " %{http_version} %{http_code}", &url])
-        .output();
-    let Ok(curl) = curl else {
-        println!("skipped: there is no curl here");
-        return true;
-    };
-    let said = String::from_utf8_lossy(&curl.stdout);
-    println!("{said} {}", String::from_utf8_lossy(&curl.stderr));
-    said.ends_with(" 2 200")
+    let Some(curl) = curl(HOST, address, Path::new(chain)) else { return true };
+    println!("{}", said(&curl));
+    said(&curl).ends_with(" 2 200")
 }
 
 #[test]
@@ -69,4 +78,45 @@ fn a_tls_address_is_handed_over_like_the_others() {
     assert_eq!(successor.address_of("tls"), address);
     assert!(scene.proxy.ended().success());
     assert!(reaches(address, &chain));
+}
+
+#[test]
+fn a_hangup_makes_a_running_proxy_read_its_certificates_again() {
+    let files = folder();
+    let path = |name: &str| files.path().join(name);
+    let host = "support-production.localhost";
+    let renew = |copy: &str| {
+        let made = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a certificate");
+        for name in ["tls.crt", copy] {
+            std::fs::write(path(name), made.cert.pem()).expect("a file of ours");
+        }
+        std::fs::write(path("tls.key"), made.signing_key.serialize_pem()).expect("a file of ours");
+    };
+    renew("first");
+    let settings = path("settings.toml");
+    let text =
+        format!("[tls]\nlisten = [\"127.0.0.1:0\"]\ncertificates = [{:?}]\nreload-interval = \"1h\"\n", files.path());
+    std::fs::write(&settings, text).expect("a file of ours");
+    let control = Server::control();
+    let mut proxy = Server::proxy_with(&control, &["--config", settings.to_str().expect("temporary paths are UTF-8")]);
+    let address = proxy.address_of("tls");
+    let Some(first) = curl(host, address, &path("first")) else { return };
+    assert!(said(&first).ends_with(" 2 404"), "{}", said(&first));
+
+    renew("second");
+    signal(proxy.pid(), "HUP");
+    until("the new certificate to be shown", || {
+        curl(host, address, &path("second")).filter(|curl| said(curl).ends_with(" 2 404"))
+    });
+    let first = curl(host, address, &path("first")).expect("it was there");
+    assert!(said(&first).contains("certificate"), "the old one is gone: {}", said(&first));
+    std::fs::write(path("tls.key"), "no key").expect("a file of ours");
+    signal(proxy.pid(), "HUP");
+    until("the log to say what is wrong", || {
+        proxy.log().contains("give a PEM file that this user may read").then_some(())
+    });
+    let second = curl(host, address, &path("second")).expect("it was there");
+    assert!(said(&second).ends_with(" 2 404"), "it goes on with the last good one: {}", said(&second));
+    proxy.terminate();
+    assert!(proxy.ended().success());
 }

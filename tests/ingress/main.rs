@@ -20,5 +20,6 @@ mod smuggling;
 mod streaming;
 mod tls;
 mod tls_clients;
+mod tls_reload;
 mod upgrades;
 mod upstream;

@@ -1,12 +1,13 @@
 //! TLS towards clients: certificates by name, protocols, refusals.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use repoint::ingress::config::{CertificateFiles, Tls};
+use repoint::ingress::config::{CertificateSource, Tls};
 use rustls::client::WantsClientCert;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion};
@@ -23,7 +24,7 @@ pub const HOST: &str = "support-production.localhost";
 pub struct Secure {
     pub stage: Stage,
     pub roots: RootCertStore,
-    _files: TempDir,
+    pub files: TempDir,
 }
 
 impl Secure {
@@ -44,13 +45,13 @@ impl Secure {
         let mut stage = Stage::with(|config| {
             config.tls = Tls {
                 listen: vec!["127.0.0.1:0".parse().unwrap()],
-                certificates: vec![CertificateFiles { certificate, key }],
+                certificates: vec![CertificateSource::Files { certificate, key }],
                 ..Tls::default()
             };
             set(&mut config.tls);
         });
         stage.environment("production", Some(1)).pool("production", 1, &[replica]).publish();
-        Self { stage, roots, _files: files }
+        Self { stage, roots, files }
     }
 
     pub async fn plain(&self) -> TcpStream {
@@ -83,6 +84,12 @@ impl Secure {
         let name = format!("repoint_ingress_tls_handshake_failures_total{{reason=\"{reason}\"}}");
         until(|| self.stage.metric(&name) == times).await;
     }
+}
+
+/// The certificate's file.
+pub fn file_of(tls: &Tls) -> PathBuf {
+    let (CertificateSource::Path(path) | CertificateSource::Files { certificate: path, .. }) = &tls.certificates[0];
+    path.clone()
 }
 
 pub async fn asked(mut stream: TlsStream<TcpStream>, host: &str) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{SinkExt, StreamExt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use repoint::ingress;
-use repoint::ingress::config::{CertificateFiles, ClientCertificates, Config, Tls};
+use repoint::ingress::config::{CertificateSource, ClientCertificates, Config, Tls};
 use repoint::model::manifest::Span;
 use repoint::routing::live::Live;
 use repoint::telemetry::metrics::Metrics;
@@ -20,13 +20,13 @@ use crate::support::*;
 use crate::tls::*;
 
 /// Signs clients' certificates.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -35,13 +35,13 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), folder }
     }
 
-    fn wanted(&self, wanted: ClientCertificates, tls: &mut Tls) {
+    pub fn wanted(&self, wanted: ClientCertificates, tls: &mut Tls) {
         tls.client_certificates = wanted;
         tls.client_ca = Some(self.folder.path().join("ca.pem"));
     }
 
     /// A client with a certificate from here.
-    fn client(&self, secure: &Secure) -> Arc<ClientConfig> {
+    pub fn client(&self, secure: &Secure) -> Arc<ClientConfig> {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -56,7 +56,7 @@ fn bare(secure: &Secure) -> Arc<ClientConfig> {
 }
 
 /// Whether a request gets an answer. With TLS 1.3 a client learns only then that it was refused.
-async fn is_served(secure: &Secure, config: &Arc<ClientConfig>) -> bool {
+pub async fn is_served(secure: &Secure, config: &Arc<ClientConfig>) -> bool {
     let Ok(mut stream) = secure.connect_as(config, HOST).await else { return false };
     let request = head("GET", "/", HOST, &["Connection: close"]);
     let mut answer = Vec::new();
@@ -90,7 +90,7 @@ async fn an_optional_client_certificate_may_be_missing_but_not_foreign() {
 }
 
 /// A replica that is gone: every answer is the ingress's own.
-async fn nobody_replica() -> Replica {
+pub async fn nobody_replica() -> Replica {
     let mut replica = Replica::listen().await;
     replica.address = nobody().await;
     replica
@@ -105,7 +105,7 @@ fn nameless(secure: &Secure) -> Arc<ClientConfig> {
 #[tokio::test]
 async fn a_client_that_names_no_host_gets_the_default_and_may_ask_for_every_host() {
     let replica = Replica::listen().await;
-    let default = |tls: &mut Tls| tls.default = Some(tls.certificates[0].certificate.clone());
+    let default = |tls: &mut Tls| tls.default = Some(file_of(tls));
     let secure = Secure::with(&[HOST], &replica, default);
     let stream = secure.connect_as(&nameless(&secure), HOST).await.unwrap();
     let answer = asked(stream, "elsewhere.localhost").await;
@@ -238,7 +238,7 @@ fn files_that_cannot_be_used_are_named_with_what_to_do() {
         ("chain.pem", "other.pem", "other.pem", "give the key that it was made with"),
     ] {
         let listen = vec!["127.0.0.1:0".parse().unwrap()];
-        let certificates = vec![CertificateFiles { certificate: path(certificate), key: path(key) }];
+        let certificates = vec![CertificateSource::Files { certificate: path(certificate), key: path(key) }];
         let tls = Tls { listen: listen.clone(), certificates, ..Tls::default() };
         let config = Config { listen, tls, ..Config::default() };
         let live = Live::new(config.cores());

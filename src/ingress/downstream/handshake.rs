@@ -83,7 +83,7 @@ async fn shake(core: &Core, connection: &Connection, mut stream: TcpStream) -> R
     let (certificate, named) = {
         let hello = start.client_hello();
         let name = hello.server_name();
-        let certificate = core.shared.certificates.as_ref().and_then(|all| all.choose(name)).cloned();
+        let certificate = core.shared.certificates.as_ref().and_then(|served| served.choose(name));
         (certificate, name.is_some())
     };
     let Some(certificate) = certificate else {
