@@ -7,6 +7,7 @@
 
 mod activation;
 mod bound;
+mod check;
 mod data_plane;
 mod kept;
 mod notify;
@@ -37,10 +38,12 @@ use crate::model::id::InstanceId;
 use crate::store::Store;
 use crate::stream::metrics::ServerMetrics;
 use crate::stream::{self, Token, client, last_known_good, server};
-use crate::telemetry::admin::{Admin, Condition};
+use crate::telemetry::admin::Admin;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{self, Supervisor};
 use crate::{cli, demo, telemetry};
+
+pub use crate::app::check::{CheckArgs, check};
 
 /// Arguments of `repoint up`.
 #[derive(Args)]
@@ -127,7 +130,7 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
         let admin = admin(&args, &mut sockets).await?;
         let bound = Bound { admin: admin.local_addr()?, ..data.bound(plane.bound()?) };
         let plane = plane.start(&args, &bound, &metrics, Some(data.instance)).await?;
-        serve_admin(admin, metrics, vec![data.table_loaded()], std::future::pending());
+        serve_admin(admin, data.shown(), std::future::pending());
         let loaded = tokio::time::timeout(FIRST_TABLE_TIMEOUT, data.first_table()).await;
         loaded.context("get the first routing table from the control plane next door")??;
         bound.announce(&args, &plane.first_steps(arguments.demo));
@@ -154,7 +157,8 @@ pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
         let admin = admin(&args, &mut sockets).await?;
         let bound = Bound { admin: admin.local_addr()?, ..plane.bound()? };
         let plane = plane.start(&args, &bound, &metrics, None).await?;
-        serve_admin(admin, metrics, Vec::new(), std::future::pending());
+        let shown = Admin { metrics, ready_when: Vec::new(), pages: Vec::new() };
+        serve_admin(admin, shown, std::future::pending());
         bound.announce(&args, &plane.first_steps(false));
         notify::ready(SERVING);
         stop::Signals::listen()?.requested().await;
@@ -386,13 +390,8 @@ fn loopback_of(bound: SocketAddr) -> anyhow::Result<http::Uri> {
 }
 
 /// Until the process ends, mostly: probes are answered while everything else drains.
-fn serve_admin(
-    listener: TcpListener,
-    metrics: Metrics,
-    ready_when: Vec<Condition>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) {
-    tokio::spawn(report("admin listener", Admin { metrics, ready_when }.serve(listener, stop)));
+fn serve_admin(listener: TcpListener, shown: Admin, stop: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(report("admin listener", shown.serve(listener, stop)));
 }
 
 /// Logs what ended although nobody asked it to.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use repoint::app::{self, ProxyArgs, UpArgs};
+use repoint::app::{self, CheckArgs, ProxyArgs, UpArgs};
 use repoint::config::ServerArgs;
 use repoint::{cli, demo, worker};
 
@@ -32,6 +32,9 @@ enum Command {
     /// Run one ingress, fed by a control plane
     #[command(after_help = "Examples:\n  repoint proxy --control http://127.0.0.1:8091 --token-file stream.token")]
     Proxy(ProxyArgs),
+    /// Look at settings without starting: the file, what it names, the addresses
+    #[command(after_help = "Examples:\n  repoint check --config /etc/repoint/settings.toml")]
+    Check(CheckArgs),
     #[command(flatten)]
     Client(cli::args::Command),
     /// The built-in worker of `up --demo`
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => app::up(&arguments),
         Command::Control(arguments) => app::control(&arguments),
         Command::Proxy(arguments) => app::proxy(&arguments),
+        Command::Check(arguments) => app::check(&arguments),
         Command::Client(command) => return cli::run(&command),
         Command::DemoWorker { version } => demo::run(&version).map_err(Into::into),
         Command::WorkerGuard => return worker::guard::main(),

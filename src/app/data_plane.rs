@@ -26,7 +26,7 @@ use crate::stream::last_known_good;
 use crate::stream::last_known_good::folder::{Folder, Mark};
 use crate::stream::last_known_good::keeper::Paused;
 use crate::stream::metrics::ClientMetrics;
-use crate::telemetry::admin::Condition;
+use crate::telemetry::admin::{Admin, Condition, Page};
 use crate::telemetry::metrics::Metrics;
 
 /// A folder for the table, and whether somebody else has it still.
@@ -58,6 +58,7 @@ struct Following {
     instance: InstanceId,
     live: Arc<Live>,
     link: watch::Receiver<Link>,
+    stream: ClientMetrics,
     drain: Drain,
     custody: Option<Custody>,
     /// Dropped last: until then a successor knows that this run has not ended.
@@ -116,7 +117,8 @@ impl DataPlane {
         let config = args.ingress();
         let (metrics, drain) = (Metrics::default(), Drain::new());
         let live = Live::new(config.cores());
-        let mut client = client::Client::new(following, Arc::clone(&live), ClientMetrics::registered(&metrics))?;
+        let stream = ClientMetrics::registered(&metrics);
+        let mut client = client::Client::new(following, Arc::clone(&live), stream.clone())?;
         let (instance, link) = (client.instance_id(), client.link());
         // Before anybody is told of this run.
         let ingress = ingress::prepare(config, given)?;
@@ -132,7 +134,7 @@ impl DataPlane {
             }
         }
         tokio::spawn(client.run(drain.watch()));
-        let following = Following { metrics, instance, live, link, drain, custody, _mark: mark };
+        let following = Following { metrics, instance, live, link, stream, drain, custody, _mark: mark };
         Ok(Prepared { ingress, waiting, following })
     }
 
@@ -164,9 +166,32 @@ impl DataPlane {
         Bound { ingress, tls, ..elsewhere }
     }
 
-    pub(super) fn table_loaded(&self) -> Condition {
-        let live = Arc::clone(&self.following.live);
-        ("routing table", Box::new(move || live.position().is_some()))
+    /// What the admin listener shows of it.
+    pub(super) fn shown(&self) -> Admin {
+        let Following { metrics, live, .. } = &self.following;
+        let loaded = Arc::clone(live);
+        let table_loaded: Condition = ("routing table", Box::new(move || loaded.position().is_some()));
+        Admin { metrics: metrics.clone(), ready_when: vec![table_loaded], pages: vec![self.routes()] }
+    }
+
+    /// `/routes`: what a host would resolve to, and how old the table is that says so.
+    fn routes(&self) -> Page {
+        let Following { live, link, stream, .. } = &self.following;
+        let (live, link, stream) = (Arc::clone(live), link.clone(), stream.clone());
+        let show = move |query: &[(String, String)]| {
+            let (status, mut told) = ingress::routes::explain(&live, query);
+            let link = link.borrow();
+            let now = jiff::Timestamp::now().as_second();
+            let table = serde_json::json!({
+                "revision": told.remove("revision"),
+                "head_revision": link.head.map(|at| at.revision.0),
+                "connected": link.connected,
+                "heard_seconds_ago": stream.heard_at().map(|at| now.saturating_sub(at).max(0)),
+            });
+            told.insert("table".to_owned(), table);
+            (status, serde_json::Value::Object(told))
+        };
+        ("/routes", Box::new(show))
     }
 
     /// Waits for the first table: before it is there, requests are answered 503.

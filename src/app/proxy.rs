@@ -72,7 +72,7 @@ pub(super) async fn run(arguments: &ProxyArgs, mut args: ServerArgs, sockets: So
     let bound = Bound { admin: admin.local_addr()?, ..data.bound(Bound::nowhere()) };
     let probed = Drain::new();
     let mut stop_probes = probed.watch();
-    serve_admin(admin, data.metrics.clone(), vec![data.table_loaded()], async move { stop_probes.asked().await });
+    serve_admin(admin, data.shown(), async move { stop_probes.asked().await });
     bound.announce(&args, &[]);
     notify::status("waiting for the routing table");
     let heir = tokio::select! {

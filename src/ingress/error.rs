@@ -186,6 +186,12 @@ impl Error {
         self.row().code
     }
 
+    /// Status and message of its answer.
+    pub(super) fn told(&self) -> (StatusCode, &'static str) {
+        let row = self.row();
+        (row.status, row.message)
+    }
+
     /// Whose fault it was.
     pub(super) fn fault(&self) -> Fault {
         match self {

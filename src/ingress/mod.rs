@@ -5,7 +5,9 @@
 //! a word per core. `proxy` is one request, top to bottom. Knows nothing of
 //! who moves pointers: it reads `routing::live`. Called by `app`.
 
+pub mod check;
 pub mod config;
+pub mod routes;
 pub mod tls;
 pub mod trust;
 

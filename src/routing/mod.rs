@@ -10,6 +10,7 @@ pub mod change;
 pub mod claim;
 pub mod counters;
 pub mod environments;
+pub mod explain;
 pub mod hosts;
 pub mod index;
 pub mod live;

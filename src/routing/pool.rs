@@ -138,6 +138,23 @@ impl PoolRoute {
         DeploymentText(text)
     }
 
+    /// The deployment's ref.
+    pub fn reference(&self) -> &str {
+        // Refs are ASCII: nothing else can be built.
+        std::str::from_utf8(&self.reference).unwrap_or_default()
+    }
+
+    /// Running claims of all cores on the endpoint at this place.
+    pub fn endpoint_load(&self, at: usize) -> u64 {
+        let counters = self.counters.get().and_then(|counters| counters.endpoints.get(at));
+        counters.map_or(0, |claims| claims.in_flight())
+    }
+
+    /// Running claims of all cores.
+    pub fn load(&self) -> u64 {
+        self.counters.get().map_or(0, |counters| counters.pool.in_flight())
+    }
+
     /// Its counters, made now if nobody needed them before.
     pub(super) fn counters(&self) -> &Arc<Counters> {
         self.counters.get_or_init(|| self.counting.counters(self.endpoints.len()))

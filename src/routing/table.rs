@@ -120,7 +120,7 @@ impl Table {
     }
 
     /// The environment, and the ref where a deployment host named one.
-    fn matched<'h>(
+    pub(super) fn matched<'h>(
         &self,
         settings: &SettingsRecord,
         folded: &'h Folded,

@@ -77,6 +77,12 @@ impl Collector for MemberMetrics {
 }
 
 impl ClientMetrics {
+    /// When the control plane was last heard, in seconds since 1970; `None`
+    /// before the first time.
+    pub fn heard_at(&self) -> Option<i64> {
+        Some(self.heard.get()).filter(|at| *at > 0)
+    }
+
     /// Counts that are on `metrics`.
     pub fn registered(metrics: &Metrics) -> Self {
         let own = Self::default();

@@ -1,14 +1,17 @@
-//! The admin listener: `/healthz`, `/readyz` and `/metrics`, without a key.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics` and what else a process
+//! has to show, without a key.
 //!
 //! On a socket of its own, so that probes and scrapes answer while the ingress
 //! and the API are busy, and so that it can stay on loopback.
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::Query;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::telemetry::metrics::Metrics;
@@ -17,12 +20,17 @@ use crate::telemetry::metrics::Metrics;
 /// and how to look.
 pub type Condition = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
 
+/// A further page: its path, and what it answers to the pairs of a query.
+pub type Page = (&'static str, Box<dyn Fn(&[(String, String)]) -> (StatusCode, Value) + Send + Sync>);
+
 /// What the admin listener answers from.
 pub struct Admin {
     /// The metrics to show.
     pub metrics: Metrics,
     /// All of them true: ready.
     pub ready_when: Vec<Condition>,
+    /// What else there is to see.
+    pub pages: Vec<Page>,
 }
 
 impl Admin {
@@ -39,13 +47,24 @@ impl Admin {
         axum::serve(listener, self.router()).with_graceful_shutdown(stop).await
     }
 
-    fn router(self) -> Router {
+    fn router(mut self) -> Router {
+        let pages = std::mem::take(&mut self.pages);
         let shared = Arc::new(self);
         let ready = Arc::clone(&shared);
-        Router::new()
+        let router = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(move || async move { ready.readiness() }))
-            .route("/metrics", get(move || async move { shared.scrape() }))
+            .route("/metrics", get(move || async move { shared.scrape() }));
+        pages.into_iter().fold(router, |router, (path, show)| {
+            let show = Arc::new(show);
+            router.route(
+                path,
+                get(move |Query(query): Query<Vec<(String, String)>>| async move {
+                    let (status, facts) = show(&query);
+                    (status, Json(facts))
+                }),
+            )
+        })
     }
 
     fn readiness(&self) -> Response {
@@ -85,7 +104,7 @@ mod tests {
         let loaded = Arc::new(AtomicBool::new(false));
         let condition = Arc::clone(&loaded);
         let ready_when: Vec<Condition> = vec![("routing table", Box::new(move || condition.load(Ordering::SeqCst)))];
-        let admin = Admin { metrics: Metrics::default(), ready_when };
+        let admin = Admin { metrics: Metrics::default(), ready_when, pages: vec![] };
         let (status, text) = body(admin.readiness()).await;
         assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "not ready: routing table\n"));
         loaded.store(true, Ordering::SeqCst);
@@ -98,7 +117,7 @@ mod tests {
         let moves = Counter::<u64>::default();
         metrics.register(|registry| registry.register("moves", "Pointer moves", moves.clone()));
         moves.inc();
-        let (status, text) = body(Admin { metrics, ready_when: vec![] }.scrape()).await;
+        let (status, text) = body(Admin { metrics, ready_when: vec![], pages: vec![] }.scrape()).await;
         assert_eq!(status, StatusCode::OK);
         assert!(text.contains("repoint_moves_total 1"), "{text}");
     }

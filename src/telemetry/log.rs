@@ -28,16 +28,25 @@ pub enum Error {
     Twice,
 }
 
+/// What `REPOINT_LOG` says, or all from `info` on.
+///
+/// # Errors
+///
+/// When it does not parse.
+pub fn filter() -> Result<EnvFilter, Error> {
+    match std::env::var("REPOINT_LOG") {
+        Ok(text) => text.parse().map_err(|_| Error::Filter(text)),
+        Err(_) => Ok(EnvFilter::new("info")),
+    }
+}
+
 /// Sends this process's log lines to standard error.
 ///
 /// # Errors
 ///
 /// When `REPOINT_LOG` does not parse, or logging is set up already.
 pub fn init(format: Format) -> Result<(), Error> {
-    let filter = match std::env::var("REPOINT_LOG") {
-        Ok(text) => text.parse().map_err(|_| Error::Filter(text))?,
-        Err(_) => EnvFilter::new("info"),
-    };
+    let filter = filter()?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let done = match format {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),

@@ -15,6 +15,7 @@ mod promotions;
 mod readme;
 mod refusals;
 mod replacements;
+mod seen;
 mod stopping;
 mod streams;
 mod tls;

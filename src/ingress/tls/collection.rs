@@ -17,6 +17,9 @@ use crate::ingress::tls::{Certificate, Certificates, Error, read};
 /// How often it is told again that a certificate ends.
 const WARNED_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
+pub(super) const NO_CERTIFICATE: Error = Error::Settings("listening needs at least one entry in certificates");
+const NO_DEFAULT: Error = Error::Settings("default has to name the certificate file of one of certificates");
+
 /// Which entry of the settings, and the certificate's file: the first of two that
 /// have a name gets it.
 type Place = (usize, PathBuf);
@@ -49,7 +52,7 @@ impl Collection {
     /// Reads everything. Each entry of the settings has to give a certificate.
     pub(super) fn read(tls: &Tls) -> Result<Self, Error> {
         if tls.certificates.is_empty() {
-            return Err(Error::Settings("listening needs at least one entry in certificates"));
+            return Err(NO_CERTIFICATE);
         }
         let client_ca = tls.client_ca.as_deref().and_then(Stamp::of);
         let (known, wrong) = (BTreeMap::new(), BTreeMap::new());
@@ -63,9 +66,33 @@ impl Collection {
             }
         }
         if tls.default.is_some() && all.certificates().default.is_none() {
-            return Err(Error::Settings("default has to name the certificate file of one of certificates"));
+            return Err(NO_DEFAULT);
         }
         Ok(all)
+    }
+
+    /// Everything that is wrong with these settings and the files they name,
+    /// rather than the first of it.
+    pub(super) fn problems(tls: &Tls) -> Vec<Error> {
+        let base = match read::base(tls) {
+            Ok(base) => base,
+            Err(error) => return vec![error],
+        };
+        let (known, wrong) = (BTreeMap::new(), BTreeMap::new());
+        let mut all = Self { tls: tls.clone(), base, client_ca: None, known, wrong };
+        all.look(true);
+        let gives = |index: usize| all.known.keys().chain(all.wrong.keys()).any(|(of, _)| *of == index);
+        let sources = tls.certificates.iter().enumerate();
+        let mut problems: Vec<_> =
+            sources.filter(|(index, _)| !gives(*index)).map(|(_, source)| nothing_in(source)).collect();
+        let now = Timestamp::now();
+        let certificates = all.known.values().map(|known| &known.certificate);
+        problems.extend(certificates.filter_map(|certificate| certificate.expired(now)));
+        if tls.default.is_some() && all.certificates().default.is_none() {
+            problems.push(NO_DEFAULT);
+        }
+        problems.extend(all.wrong.into_values().map(|wrong| wrong.error));
+        problems
     }
 
     /// What is to be served now.

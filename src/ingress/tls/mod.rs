@@ -22,6 +22,8 @@ use hashbrown::HashMap;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 
+use crate::ingress::config::Tls;
+use crate::ingress::tls::collection::Collection;
 use crate::ingress::tls::validity::Validity;
 
 /// Why TLS cannot be served. Reads as "failed to …".
@@ -59,12 +61,25 @@ pub enum Error {
         #[source]
         source: rustls::Error,
     },
+    /// Clients refuse it.
+    #[error("use the certificate {path}: it has expired at {not_after}; renew it")]
+    Expired {
+        /// Its file.
+        path: PathBuf,
+        /// Until when it was good.
+        not_after: Timestamp,
+    },
     /// Settings that contradict each other.
     #[error("use the settings of [tls]: {0}")]
     Settings(&'static str),
     /// The cryptography refuses to start.
     #[error("set up TLS")]
     Setup(#[source] rustls::Error),
+}
+
+/// Everything that is wrong with these settings and the files they name.
+pub(super) fn check(tls: &Tls) -> Vec<Error> {
+    if tls.certificates.is_empty() { vec![collection::NO_CERTIFICATE] } else { Collection::problems(tls) }
 }
 
 /// The certificates that are served now: read once by each handshake, replaced
@@ -119,6 +134,12 @@ impl Certificate {
         let mut config = base.clone();
         config.cert_resolver = Arc::clone(&self.config.cert_resolver);
         Self { path: self.path.clone(), names: self.names.clone(), validity: self.validity, config: Arc::new(config) }
+    }
+
+    /// Why it is of no use, where its time is over.
+    fn expired(&self, now: Timestamp) -> Option<Error> {
+        let not_after = self.validity.not_after;
+        (not_after <= now).then(|| Error::Expired { path: self.path.clone(), not_after })
     }
 
     /// Says that it ends, or has ended.

@@ -1,0 +1,176 @@
+//! Seen from outside: what a host would resolve to, and settings that are looked at before they are used.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::Story;
+use super::support::api::text;
+use super::support::http;
+use super::support::replica::Replica;
+use super::support::server::{BINARY, Server, folder};
+use super::support::until;
+
+/// What `/routes` says to a query.
+fn routes(server: &Server, query: &str) -> (u16, Value) {
+    let response = http::get(server.admin(), "admin", &format!("/routes?{query}"));
+    let told = serde_json::from_str(&response.body).unwrap_or_else(|_| panic!("JSON: {response:?}"));
+    (response.status, told)
+}
+
+#[test]
+fn routes_tell_what_a_host_resolves_to_and_how() {
+    let story = Story::begin();
+    let (old, new) = (Replica::start("old"), Replica::start("new"));
+    let first = story.deploy_to(&old, "production");
+    let second = story.deploy_to(&new, "production");
+    let host = story.host("production");
+    let (status, told) = routes(&story.server, &format!("host={host}:8080"));
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(
+        (text(&told["environment"]["project"]), text(&told["environment"]["name"])),
+        ("support".into(), "production".into())
+    );
+    assert_eq!((text(&told["matched_by"]), text(&told["chosen_by"])), ("host".into(), "pointer".into()));
+    assert_eq!(text(&told["deployment"]["id"]), second);
+    assert_eq!(text(&told["pool"]["state"]), "open");
+    assert_eq!(text(&told["pool"]["endpoints"][0]["address"]), new.address().to_string());
+    assert_eq!(text(&told["pool"]["endpoints"][0]["state"]), "ready");
+    let head = story.api.get("/api/v1/proxies").ok()["head_revision"].clone();
+    assert_eq!((&told["table"]["revision"], &told["table"]["connected"]), (&head, &Value::Bool(true)));
+    assert!(told["table"]["heard_seconds_ago"].as_i64().expect("a number") < 60, "{told}");
+
+    let (_, told) = routes(&story.server, &format!("host={host}&deployment={first}"));
+    assert_eq!((text(&told["deployment"]["id"]), text(&told["chosen_by"])), (first, "pin".into()));
+    let (_, told) = routes(&story.server, "host=localhost&project=support&environment=production");
+    assert_eq!((text(&told["deployment"]["id"]), text(&told["matched_by"])), (second.clone(), "headers".into()));
+    let reference = text(&told["deployment"]["ref"]);
+    let named = |environment: &str| format!("host=support--{reference}--{environment}.localhost");
+    assert_eq!(routes(&story.server, &named("production")).1["error"]["code"], "deployment_not_running");
+    story.promote(&second, "staging");
+    let (status, told) = routes(&story.server, &named("staging"));
+    assert_eq!(
+        (status, text(&told["matched_by"]), text(&told["chosen_by"])),
+        (200, "deployment_host".into(), "deployment_host".into())
+    );
+}
+
+#[test]
+fn routes_answer_with_the_code_a_request_gets() {
+    let story = Story::begin();
+    let replica = Replica::start("v1");
+    story.deploy_to(&replica, "production");
+    let production = story.host("production");
+    let staging = story.host("staging");
+    for (host, pin) in [("nowhere.localhost", None), (&staging, None), (&production, Some("zzzzzzzz")), ("a@b", None)] {
+        let mut client = http::Client::connect(story.server.ingress());
+        let headers: Vec<_> = pin.map(|pin| ("X-Deployment-ID", pin)).into_iter().collect();
+        let request = client.request("GET", host, "/", &headers, b"").expect("an answer");
+        let pin = pin.map_or_else(String::new, |pin| format!("&deployment={pin}"));
+        let (status, told) = routes(&story.server, &format!("host={host}{pin}"));
+        let answered: Value = serde_json::from_str(&request.body).expect("an error of ours");
+        assert_eq!(status, request.status, "{host}: {told}");
+        assert_eq!(told["error"]["code"], answered["error"]["code"], "{host}: {told}");
+    }
+    let (status, told) = routes(&story.server, "hots=x");
+    assert_eq!((status, text(&told["error"]["code"])), (400, "bad_request".into()), "{told}");
+    let (_, told) = routes(&story.server, &format!("host={}", story.host("staging")));
+    assert_eq!(text(&told["environment"]["name"]), "staging", "also where nothing is deployed: {told}");
+}
+
+#[test]
+fn routes_of_a_proxy_say_how_old_its_table_is() {
+    let mut control = Server::control();
+    let proxy = Server::proxy(&control);
+    let told = until("a table", || {
+        let (status, told) = routes(&proxy, "host=nowhere.localhost");
+        (status == 404).then_some(told)
+    });
+    assert!(told["table"]["revision"].is_number() && told["table"]["connected"] == true, "{told}");
+    control.kill();
+    until("the proxy to notice", || {
+        let (_, told) = routes(&proxy, "host=nowhere.localhost");
+        (told["table"]["connected"] == false && told["table"]["revision"].is_number()).then_some(())
+    });
+}
+
+/// What `repoint check` says of a settings file.
+fn check(settings: &str, more: &[&str]) -> Output {
+    let folder = folder();
+    let (file, data) = (folder.path().join("settings.toml"), folder.path().join("data"));
+    std::fs::write(&file, settings).expect("a file of ours");
+    let free =
+        ["--ingress", "127.0.0.1:0", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let output = Command::new(BINARY)
+        .arg("check")
+        .arg("--config")
+        .arg(&file)
+        .args(if more.contains(&"--admin") { &free[..6] } else { &free[..] })
+        .args(if more.contains(&"--data-dir") { vec![] } else { vec!["--data-dir".as_ref(), data.as_os_str()] })
+        .args(more)
+        .output()
+        .expect("the binary under test runs");
+    assert!(!data.exists(), "it leaves nothing behind");
+    output
+}
+
+fn complaint(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn check_passes_settings_that_a_server_starts_with() {
+    let output = check("base-domain = \"agents.example.com\"\n[fleet]\nlive = \"5s\"\n", &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("can be used"), "{output:?}");
+}
+
+#[test]
+fn check_tells_everything_that_is_wrong_and_what_to_do() {
+    let said = complaint(&check("base-domian = \"x\"\n", &[]));
+    assert!(said.contains("base-domian") && said.contains("settings.toml"), "{said}");
+    let files = folder();
+    let path = |name: &str| files.path().join(name).display().to_string();
+    for name in ["one", "other"] {
+        let made = rcgen::generate_simple_self_signed([format!("{name}.example.com")]).expect("a certificate");
+        std::fs::write(path(&format!("{name}.pem")), made.cert.pem()).expect("a file of ours");
+        std::fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).expect("a file of ours");
+    }
+    let settings = format!(
+        "worker-ports = \"9-1\"\nbase-domain = \"*.example.com\"\naccess-log = \"/nowhere/at/all.log\"\n\
+         [tls]\nlisten = [\"192.0.2.1:0\"]\ndefault = \"other.pem\"\n\
+         certificates = [{{ certificate = {:?}, key = {:?} }}, {:?}]\n",
+        path("one.pem"),
+        path("other.key"),
+        path("absent.pem"),
+    );
+    let said = complaint(&check(&settings, &["--token-file", &path("absent.token")]));
+    for told in [
+        "--worker-ports",
+        "*.example.com",
+        "access log",
+        "give the key that it was made with",
+        "absent.pem",
+        "default has to name",
+        "192.0.2.1",
+        "absent.token",
+        "8 to put right",
+    ] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+}
+
+#[test]
+fn check_tells_addresses_that_clash_but_not_those_of_what_runs() {
+    let server = Server::up();
+    let admin = server.admin().to_string();
+    let output = check("", &["--admin", &admin]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("is in use now"), "{output:?}");
+    let twice = format!("[tls]\nlisten = [{admin:?}]\ncertificates = []\n");
+    let said = complaint(&check(&twice, &["--admin", &admin]));
+    assert!(said.contains("another port") && said.contains("at least one entry"), "{said}");
+    let said = complaint(&check("", &["--data-dir", "/dev/null/data"]));
+    assert!(said.contains("--data-dir"), "{said}");
+}
