@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::ingress;
 use crate::ingress::config::{AccessLog, Tls};
 use crate::ingress::trust::Network;
+use crate::ingress::watched::EnvironmentPattern;
 use crate::model::host::HostPattern;
 use crate::model::manifest::Span;
 use crate::{fleet, store, worker};
@@ -51,6 +52,9 @@ pub struct ServerArgs {
     /// One line per request: off, - for standard output, or a file (default off)
     #[arg(long, env = "REPOINT_ACCESS_LOG", value_name = "WHERE")]
     pub access_log: Option<String>,
+    /// Environments with metrics of their own (support/production, or support/*; 100 at most)
+    #[arg(long, env = "REPOINT_METRICS_ENVIRONMENTS", value_name = "PROJECT/NAME", value_delimiter = ',')]
+    pub metrics_environments: Vec<EnvironmentPattern>,
     /// Networks whose X-Forwarded-* headers are believed (10.0.0.0/8, or one address)
     #[arg(long, env = "REPOINT_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
@@ -156,6 +160,7 @@ impl ServerArgs {
             shared_hosts: given(self.shared_hosts, file.shared_hosts),
             threads: self.threads.or(file.threads),
             access_log: self.access_log.or(file.access_log),
+            metrics_environments: given(self.metrics_environments, file.metrics_environments),
             trusted_proxies: given(self.trusted_proxies, file.trusted_proxies),
             worker_ports: self.worker_ports.or(file.worker_ports),
             replica_advertise: self.replica_advertise.or(file.replica_advertise),
@@ -234,6 +239,7 @@ impl ServerArgs {
             threads: self.threads.or(defaults.threads),
             tls: self.tls.clone(),
             trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
+            metrics_environments: self.metrics_environments.clone(),
             access_log: match self.access_log.as_deref() {
                 None | Some("off") => AccessLog::Off,
                 Some("-") => AccessLog::Stdout,

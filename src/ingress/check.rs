@@ -13,11 +13,15 @@ use rustix::fs::{Access, access};
 use crate::ingress::Error;
 use crate::ingress::config::{AccessLog, Config};
 use crate::ingress::tls;
+use crate::ingress::watched::WATCHED_MAX;
 
 /// What would keep an ingress with these settings from starting, or from serving
 /// everything they name. Addresses are the caller's: it knows those of the others.
 pub fn check(config: &Config) -> Vec<Error> {
     let mut problems = Vec::new();
+    if config.metrics_environments.len() > WATCHED_MAX {
+        problems.push(Error::Watched(config.metrics_environments.len()));
+    }
     // Without an address nothing of it is used; it is read all the same, so that
     // adding one is not when it turns out to be wrong.
     if !config.tls.certificates.is_empty() || !config.tls.listen.is_empty() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::ingress::trust::Network;
+use crate::ingress::watched::EnvironmentPattern;
 use crate::model::manifest::Span;
 
 /// Settings of the ingress. Limits hold for this process: they are per proxy.
@@ -56,6 +57,10 @@ pub struct Config {
     pub tls: Tls,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// Environments that have metrics of their own; at most
+    /// [`WATCHED_MAX`](crate::ingress::watched::WATCHED_MAX) patterns, and as many
+    /// environments.
+    pub metrics_environments: Vec<EnvironmentPattern>,
 }
 
 /// TLS towards clients: the `[tls]` table of the settings file.
@@ -171,6 +176,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             tls: Tls::default(),
             access_log: AccessLog::Off,
+            metrics_environments: Vec::new(),
         }
     }
 }

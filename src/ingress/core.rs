@@ -18,6 +18,7 @@ use crate::ingress::alarm::Alarms;
 use crate::ingress::config::Config;
 use crate::ingress::limits::Limit;
 use crate::ingress::metrics::Counters;
+use crate::ingress::metrics::environments::{Watched, Watcher};
 use crate::ingress::origin::{Origin, Origins};
 use crate::ingress::tls::Served;
 use crate::ingress::upstream::Upstream;
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
     pub(super) access_log: Option<Writer>,
+    /// `None` where no environment has metrics of its own.
+    pub(super) watched: Option<Arc<Watched>>,
     /// A successor accepts from the same sockets: what is idle here is not
     /// hurried, because its client may be sending already.
     pub(super) is_succeeded: Arc<AtomicBool>,
@@ -55,6 +58,7 @@ pub(super) struct Core {
     /// Of client connections.
     pub(super) alarms: Rc<Alarms>,
     pub(super) access_log: Option<RefCell<Writer>>,
+    pub(super) watcher: Option<Watcher>,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<Local>,
     /// Connections over the limit that are being told so.
@@ -76,6 +80,7 @@ impl Core {
             upstream: Upstream::new(config, Arc::clone(counters)),
             alarms: Alarms::new(Instant::now()),
             access_log: shared.access_log.clone().map(RefCell::new),
+            watcher: shared.watched.as_ref().map(|watched| watched.watcher(index)),
             http1: http1(config),
             http2: http2(config),
             refusing: Cell::new(0),

@@ -18,6 +18,7 @@ use crate::ingress::downstream::Connection;
 use crate::ingress::error::{Code, Error};
 use crate::ingress::headers::{REQUEST_ID, TRACEPARENT};
 use crate::ingress::limits::Permit;
+use crate::ingress::metrics;
 use crate::ingress::request_body::Ledger;
 use crate::routing::claim::Claim;
 use crate::routing::live::Claimed;
@@ -154,8 +155,12 @@ impl Exchange {
         let counters = &self.core.counters;
         let bytes_in = self.tunnel_in.or_else(|| self.ledger.as_ref().map(|ledger| ledger.bytes())).unwrap_or(0);
         counters.in_flight.less();
-        counters.answered(self.answered.map(|(_, status)| status.as_u16()));
-        counters.durations.observe(now - self.started);
+        let class = metrics::class(self.answered.map(|(_, status)| status.as_u16()));
+        counters.requests[class].one();
+        counters.durations[class].observe(now - self.started);
+        if let Some((at, _)) = self.answered {
+            counters.answer_starts.observe(at - self.started);
+        }
         counters.received.add(bytes_in);
         counters.sent.add(self.bytes_out);
         if self.answered.is_none() {
@@ -163,6 +168,9 @@ impl Exchange {
         }
         if let Some(code) = self.code {
             counters.errors[code as usize].one();
+        }
+        if let (Some(watcher), Some(claimed)) = (&self.core.watcher, &self.claimed) {
+            watcher.record(claimed.environment(), class, self.code.is_some(), now - self.started);
         }
         if let (Some(head), Some(writer)) = (&self.head, &self.core.access_log) {
             let deployment = self.claimed.as_ref().map(|claimed| claimed.pool.deployment_text());

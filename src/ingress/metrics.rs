@@ -2,19 +2,18 @@
 //!
 //! Each core writes its own cache lines with a load and a store; nothing on the
 //! request path is shared. Labels come from enums, and there is no series per
-//! environment. Knows nothing of how numbers are served.
+//! environment but for those that `environments` was told to watch; `summed` adds
+//! up. Knows nothing of how numbers are served.
 
-use std::fmt;
-use std::sync::Arc;
+pub(super) mod durations;
+pub(super) mod environments;
+pub(super) mod summed;
+pub(super) mod table;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-
-use crate::ingress::access_log::Dropped;
 use crate::ingress::error::Code;
+use crate::ingress::metrics::durations::Durations;
 
 /// A number that only one thread writes.
 #[derive(Debug, Default)]
@@ -35,6 +34,11 @@ impl Counter {
     /// Takes one off, for gauges.
     pub(super) fn less(&self) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// Says how many there are now, for gauges.
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     fn value(&self) -> u64 {
@@ -70,14 +74,22 @@ pub(super) struct Counters {
     pub(super) upstream_reuses: Counter,
     /// Requests sent again.
     pub(super) retries: Counter,
+    /// Requests not sent again, although it was safe, because too many were.
+    pub(super) retries_refused: Counter,
+    /// Times an address was left out because connections to it failed.
+    pub(super) ejections: Counter,
+    /// Addresses that are left out.
+    pub(super) ejected: Counter,
     /// Bytes of request bodies and what tunnels carried to replicas.
     pub(super) received: Counter,
     /// Bytes of response bodies and what tunnels carried to clients.
     pub(super) sent: Counter,
     /// Open tunnels.
     pub(super) tunnels: Counter,
-    /// From a request's head to the last byte of its answer.
-    pub(super) durations: Durations,
+    /// From a request's head to the last byte of its answer, by status class.
+    pub(super) durations: [Durations; CLASSES.len()],
+    /// From a request's head to the head of its answer.
+    pub(super) answer_starts: Durations,
 }
 
 /// Why a TLS handshake came to nothing; the label is at its place in
@@ -109,162 +121,16 @@ const HANDSHAKE_FAILURES: [&str; 9] = [
 
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
-impl Counters {
-    /// Counts an answer by its status; `None`: the client left before there was one.
-    pub(super) fn answered(&self, status: Option<u16>) {
-        let class = status.map_or(CLASSES.len(), |status| usize::from(status / 100));
-        if let Some(counter) = self.requests.get(class.wrapping_sub(1)) {
-            counter.one();
-        }
-    }
-}
-
-/// A histogram of durations.
-#[derive(Debug, Default)]
-pub(super) struct Durations {
-    buckets: [Counter; BOUNDS_MS.len() + 1],
-    sum_us: Counter,
-}
-
-/// Upper bounds in milliseconds. From what a cache hit takes to an agent run of
-/// five minutes; what is longer shares the last bucket.
-const BOUNDS_MS: [u64; 14] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000, 120_000, 300_000];
-
-impl Durations {
-    /// Counts one.
-    pub(super) fn observe(&self, duration: Duration) {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_MS.iter().position(|bound| us <= bound * 1_000).unwrap_or(BOUNDS_MS.len());
-        self.buckets[bucket].one();
-        self.sum_us.add(us);
-    }
-}
-
-/// Sums what the cores counted, at scrape.
-#[derive(Debug)]
-pub(super) struct Summed {
-    pub(super) cores: Vec<Arc<Counters>>,
-    pub(super) dropped: Dropped,
-}
-
-impl Collector for Summed {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let e = &mut encoder;
-        self.labelled(e, "ingress_requests", "Requests by status class", ("class", &CLASSES), |c| &c.requests)?;
-        let codes = Code::ALL.map(Code::as_str);
-        self.labelled(e, "ingress_errors", "Requests that ended badly, by reason", ("code", &codes), |c| &c.errors)?;
-        self.gauge(e, "ingress_requests_in_flight", "Requests without a complete answer", |c| &c.in_flight)?;
-        self.gauge(e, "ingress_connections", "Open client connections", |c| &c.connections)?;
-        self.gauge(e, "ingress_tunnels", "Open tunnels", |c| &c.tunnels)?;
-        self.counter(e, "ingress_connections_accepted", "Client connections accepted", |c| &c.accepted)?;
-        self.counter(e, "ingress_connections_refused", "Client connections over the limit", |c| &c.refused)?;
-        self.counter(e, "ingress_tls_handshakes", "TLS handshakes completed", |c| &c.handshakes)?;
-        let reasons = ("reason", &HANDSHAKE_FAILURES);
-        let help = "TLS handshakes that failed, by reason";
-        self.labelled(e, "ingress_tls_handshake_failures", help, reasons, |c| &c.handshake_failures)?;
-        self.counter(e, "ingress_upstream_connects", "Connections opened to replicas", |c| &c.upstream_connects)?;
-        let help = "Connections to replicas that failed to open";
-        self.counter(e, "ingress_upstream_connect_failures", help, |c| &c.upstream_connect_failures)?;
-        self.counter(e, "ingress_upstream_reuses", "Requests sent on kept connections", |c| &c.upstream_reuses)?;
-        self.counter(e, "ingress_retries", "Requests sent again", |c| &c.retries)?;
-        self.counter(e, "ingress_received_bytes", "Bytes of request bodies and tunnels", |c| &c.received)?;
-        self.counter(e, "ingress_sent_bytes", "Bytes of response bodies and tunnels", |c| &c.sent)?;
-        let help = "Access-log lines dropped because the writer was behind";
-        let mut metric = e.encode_descriptor("ingress_access_log_dropped", help, None, MetricType::Counter)?;
-        count(&mut metric, self.dropped.lines())?;
-        self.durations(e)
-    }
-}
-
-impl Summed {
-    fn sum(&self, of: impl Fn(&Counters) -> &Counter) -> u64 {
-        self.cores.iter().map(|core| of(core).value()).fold(0, u64::wrapping_add)
-    }
-
-    fn counter(
-        &self,
-        encoder: &mut DescriptorEncoder,
-        name: &str,
-        help: &str,
-        of: impl Fn(&Counters) -> &Counter,
-    ) -> fmt::Result {
-        count(&mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?, self.sum(of))
-    }
-
-    fn gauge(
-        &self,
-        encoder: &mut DescriptorEncoder,
-        name: &str,
-        help: &str,
-        of: impl Fn(&Counters) -> &Counter,
-    ) -> fmt::Result {
-        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&self.sum(of))
-    }
-
-    fn labelled<const N: usize>(
-        &self,
-        encoder: &mut DescriptorEncoder,
-        name: &str,
-        help: &str,
-        (label, values): (&str, &[&str; N]),
-        of: impl Fn(&Counters) -> &[Counter; N],
-    ) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (index, value) in values.iter().enumerate() {
-            count(&mut metric.encode_family(&[(label, *value)])?, self.sum(|core| &of(core)[index]))?;
-        }
-        Ok(())
-    }
-
-    fn durations(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let bounds = BOUNDS_MS.iter().map(|ms| Duration::from_millis(*ms).as_secs_f64()).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> =
-            bounds.enumerate().map(|(at, bound)| (bound, self.sum(|core| &core.durations.buckets[at]))).collect();
-        let total = buckets.iter().map(|(_, count)| count).sum();
-        let seconds = Duration::from_micros(self.sum(|core| &core.durations.sum_us)).as_secs_f64();
-        let help = "From a request's head to the last byte of its answer";
-        let name = "ingress_request_duration_seconds";
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        metric.encode_histogram::<NoLabelSet>(seconds, total, &buckets, None)
-    }
-}
-
-fn count(metric: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
-    metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+/// The place of an answer among [`CLASSES`]; `None`: the client left before there
+/// was one.
+pub(super) fn class(status: Option<u16>) -> usize {
+    let none = CLASSES.len() - 1;
+    status.map_or(none, |status| usize::from(status / 100).saturating_sub(1).min(none - 1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::Metrics;
-
-    #[test]
-    fn a_scrape_sums_what_the_cores_counted() {
-        let cores = vec![Arc::new(Counters::default()), Arc::new(Counters::default())];
-        cores[0].answered(Some(200));
-        cores[1].answered(Some(204));
-        cores[1].answered(None);
-        cores[1].errors[Code::ConnectFailed as usize].one();
-        cores[0].in_flight.one();
-        cores[0].durations.observe(Duration::from_millis(7));
-        cores[1].durations.observe(Duration::from_secs(3_600));
-        let metrics = Metrics::default();
-        let summed = Summed { cores, dropped: Dropped::default() };
-        metrics.register(|registry| registry.register_collector(Box::new(summed)));
-        let text = metrics.text().unwrap();
-        for line in [
-            "repoint_ingress_requests_total{class=\"2xx\"} 2",
-            "repoint_ingress_requests_total{class=\"none\"} 1",
-            "repoint_ingress_errors_total{code=\"connect_failed\"} 1",
-            "repoint_ingress_requests_in_flight 1",
-            "repoint_ingress_request_duration_seconds_count 2",
-            "repoint_ingress_request_duration_seconds_bucket{le=\"0.01\"} 1",
-            "repoint_ingress_request_duration_seconds_bucket{le=\"+Inf\"} 2",
-            "repoint_ingress_access_log_dropped_total 0",
-        ] {
-            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
-        }
-    }
 
     #[test]
     fn gauges_go_down_again() {
@@ -272,5 +138,11 @@ mod tests {
         counter.one();
         counter.less();
         assert_eq!(counter.value(), 0);
+    }
+
+    #[test]
+    fn every_status_has_a_class() {
+        let classes = [None, Some(101), Some(200), Some(304), Some(404), Some(599), Some(999)];
+        assert_eq!(classes.map(|status| CLASSES[class(status)]), ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "5xx"]);
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod routes;
 pub mod tls;
 pub mod trust;
+pub mod watched;
 
 mod listener;
 mod socket;
@@ -46,10 +47,14 @@ use crate::ingress::config::Config;
 use crate::ingress::core::Shared;
 use crate::ingress::limits::Limit;
 use crate::ingress::listener::Start;
-use crate::ingress::metrics::{Counters, Summed};
+use crate::ingress::metrics::Counters;
+use crate::ingress::metrics::environments::{PerEnvironment, Watched};
+use crate::ingress::metrics::summed::Summed;
+use crate::ingress::metrics::table::TableMetrics;
 use crate::ingress::socket::Bound;
 pub use crate::ingress::socket::Given;
 use crate::ingress::tls::watch::{Loaded, Watching};
+use crate::ingress::watched::WATCHED_MAX;
 use crate::routing::live::Live;
 use crate::telemetry::metrics::Metrics;
 
@@ -68,6 +73,9 @@ pub enum Error {
     /// TLS cannot be served.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// More than a scrape should hold.
+    #[error("watch {0} environments: metrics-environments takes {WATCHED_MAX} at most; name fewer")]
+    Watched(usize),
     /// The access log cannot be opened.
     #[error("open the access log")]
     AccessLog(#[source] io::Error),
@@ -125,6 +133,9 @@ pub fn start(config: Config, live: Arc<Live>, metrics: &Metrics) -> Result<Runni
 ///
 /// Why it could not start.
 pub fn prepare(config: Config, mut given: Vec<Given>) -> Result<Prepared, Error> {
+    if config.metrics_environments.len() > WATCHED_MAX {
+        return Err(Error::Watched(config.metrics_environments.len()));
+    }
     let certificates = (!config.tls.listen.is_empty()).then(|| Loaded::new(&config.tls)).transpose()?;
     let mut bound = socket::bind_all(&config.listen, false, &mut given, &config)?;
     bound.extend(socket::bind_all(&config.tls.listen, true, &mut given, &config)?);
@@ -153,13 +164,22 @@ impl Prepared {
         let sockets = socket::deal(&bound, cores).map_err(Error::Thread)?;
         let counters: Vec<_> = (0..cores).map(|_| Arc::new(Counters::default())).collect();
         let summed = Summed { cores: counters.clone(), dropped };
-        metrics.register(|registry| registry.register_collector(Box::new(summed)));
+        let (drain, watched) = (Drain::new(), Watched::new(&config.metrics_environments, cores));
+        let table = TableMetrics { live: Arc::clone(&live), drain: drain.watch() };
+        metrics.register(|registry| {
+            registry.register_collector(Box::new(summed));
+            registry.register_collector(Box::new(table));
+            if let Some(watched) = &watched {
+                registry.register_collector(Box::new(PerEnvironment(Arc::clone(watched))));
+            }
+        });
         let is_succeeded = Arc::<AtomicBool>::default();
         let shared = Arc::new(Shared {
             is_succeeded: Arc::clone(&is_succeeded),
             connections: Limit::new(config.connections_max),
             streams: Limit::new(config.streams_max),
             access_log: writer,
+            watched,
             live,
             certificates: certificates.as_ref().map(Loaded::served),
             config,
@@ -170,7 +190,7 @@ impl Prepared {
             tls_addresses: addresses(true),
             sockets: Mutex::new(bound.into_iter().flat_map(|bound| bound.sockets).collect()),
             is_succeeded,
-            drain: Drain::new(),
+            drain,
             threads: Mutex::default(),
             certificates: watching,
             _access_log: guard,

@@ -47,6 +47,11 @@ impl Environments {
         })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ids.count()
+    }
+
     /// The environment of this id.
     pub fn by_id(&self, id: EnvironmentId) -> Option<&Arc<EnvironmentRoute>> {
         self.slots.get(self.slot_of(id)?)

@@ -97,6 +97,11 @@ impl Index {
         None
     }
 
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Whether one more key wants [`Index::grown`] first.
     pub fn is_full(&self) -> bool {
         self.count >= self.chunk_count * CHUNK_KEYS

@@ -113,6 +113,11 @@ impl Live {
         writer.lineage.map(|lineage| Position { lineage, revision, digest: writer.master.digest })
     }
 
+    /// Environments in the table in force.
+    pub fn environment_count(&self) -> usize {
+        self.table.load().environments.count()
+    }
+
     /// Replaces everything by a snapshot, with one swap.
     ///
     /// # Errors

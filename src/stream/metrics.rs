@@ -68,6 +68,10 @@ impl Collector for MemberMetrics {
             let labels = [("state", state.as_str())];
             family.encode_family(&labels)?.encode_gauge(&count(&|proxy| proxy.state == state))?;
         }
+        let applied = proxies.iter().filter(|proxy| proxy.state != State::Gone).map(|proxy| proxy.applied_revision);
+        let last = applied.map(|revision| revision.map_or(0, |revision| revision.0)).min().unwrap_or(0);
+        let help = "The oldest revision that a live or suspect proxy serves; 0 where one has none";
+        encoder.encode_descriptor("fleet_applied_revision_min", help, None, MetricType::Gauge)?.encode_gauge(&last)?;
         let mut gauge = |name, help, is: &dyn Fn(&ProxyView) -> bool| {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&count(is))
         };

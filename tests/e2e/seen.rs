@@ -174,3 +174,39 @@ fn check_tells_addresses_that_clash_but_not_those_of_what_runs() {
     let said = complaint(&check("", &["--data-dir", "/dev/null/data"]));
     assert!(said.contains("--data-dir"), "{said}");
 }
+
+/// The value of a metric, by its whole name with labels.
+fn metric(server: &Server, name: &str) -> Option<f64> {
+    let text = http::get(server.admin(), "admin", "/metrics").body;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok())
+}
+
+#[test]
+fn metrics_show_the_environments_that_were_named_and_how_far_proxies_are() {
+    let story = Story::on(Server::up_with(&["--metrics-environments", "support/production"]));
+    let replica = Replica::start("v1");
+    story.deploy_to(&replica, "production");
+    story.deploy_to(&replica, "staging");
+    assert_eq!((story.served("production"), story.served("staging")), ("v1".into(), "v1".into()));
+    let of = |environment: &str| {
+        format!(
+            "repoint_ingress_environment_requests_total{{project=\"support\",environment=\"{environment}\",class=\"2xx\"}}"
+        )
+    };
+    until("the request to be counted", || metric(&story.server, &of("production")).filter(|count| *count == 1.0));
+    assert_eq!(metric(&story.server, &of("staging")), None);
+    let head = story.api.get("/api/v1/proxies").ok()["head_revision"].as_f64().expect("a number");
+    until("the oldest table to be the head", || {
+        metric(&story.server, "repoint_fleet_applied_revision_min").filter(|revision| *revision == head)
+    });
+}
+
+#[test]
+fn a_list_of_too_many_environments_is_refused() {
+    let named: Vec<_> = (0..101).map(|n| format!("\"support/e-{n}\"")).collect();
+    let said = complaint(&check(&format!("metrics-environments = [{}]", named.join(",")), &[]));
+    assert!(said.contains("100 at most"), "{said}");
+    let said = complaint(&check("metrics-environments = [\"Support\"]", &[]));
+    assert!(said.contains("project/environment"), "{said}");
+}

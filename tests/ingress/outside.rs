@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use repoint::ingress::config::AccessLog;
+use repoint::model::change::PoolRecordState;
 
 use crate::support::*;
 
@@ -80,6 +81,111 @@ async fn counters_tell_what_happened() {
     assert_eq!(stage.metric("repoint_ingress_upstream_reuses_total"), 2.0);
     assert_eq!(stage.metric("repoint_ingress_received_bytes_total"), 12.0);
     assert_eq!(stage.metric("repoint_ingress_sent_bytes_total"), 15.0);
-    assert_eq!(stage.metric("repoint_ingress_request_duration_seconds_count"), 3.0);
+    assert_eq!(stage.metric("repoint_ingress_request_duration_seconds_count{class=\"2xx\"}"), 3.0);
+    assert_eq!(stage.metric("repoint_ingress_answer_start_seconds_count"), 3.0);
     assert_eq!(stage.metric("repoint_ingress_connections_accepted_total"), 1.0);
+    assert_eq!(stage.metric("repoint_ingress_environments"), 1.0);
+    client.say(&head("GET", "/", "nowhere.localhost", &[])).await;
+    client.message().await;
+    until(|| stage.metric("repoint_ingress_request_duration_seconds_count{class=\"4xx\"}") == 1.0).await;
+    assert_eq!(stage.metric("repoint_ingress_errors_total{code=\"environment_not_found\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn what_still_runs_where_nothing_new_goes_is_counted() {
+    let replica = Replica::listen().await;
+    let mut stage = Stage::serving(&[&replica]);
+    let mut client = stage.send(&get("/slow", &[])).await;
+    let mut upstream = replica.accept().await;
+    upstream.message().await;
+    assert_eq!(stage.metric("repoint_ingress_closing_pool_requests"), 0.0);
+    stage.change_pool(|pool| pool.state = PoolRecordState::Closing).environment("production", None).publish();
+    assert_eq!(stage.metric("repoint_ingress_closing_pools"), 1.0);
+    assert_eq!(stage.metric("repoint_ingress_closing_pool_requests"), 1.0);
+    upstream.say(&ok("done")).await;
+    client.message().await;
+    until(|| stage.metric("repoint_ingress_closing_pool_requests") == 0.0).await;
+    assert_eq!(stage.metric("repoint_ingress_draining"), 0.0);
+    stage.running.drain(LIMIT).await;
+    assert_eq!(stage.metric("repoint_ingress_draining"), 1.0);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_left_out_is_counted_once() {
+    let (down, up) = (nobody().await, Replica::listen().await.always("up"));
+    let mut stage = Stage::with(|config| config.threads = Some(1.try_into().unwrap()));
+    stage.environment("production", Some(1)).pool_at("production", 1, &[down, up]).publish();
+    let mut client = stage.connect().await;
+    let ejections = || stage.metric("repoint_ingress_upstream_ejections_total");
+    soon(async {
+        while ejections() == 0.0 {
+            client.say(&get("/", &[])).await;
+            assert_eq!(client.message().await.body, "up");
+        }
+    })
+    .await;
+    assert_eq!(ejections(), 1.0);
+    until(|| stage.metric("repoint_ingress_upstream_ejected") == 1.0).await;
+}
+
+/// How many series a scrape shows.
+fn series(stage: &Stage) -> usize {
+    stage.metrics.text().unwrap().lines().filter(|line| !line.starts_with('#')).count()
+}
+
+/// Asks each of these environments once.
+async fn ask_all(stage: &Stage, count: usize) {
+    let mut client = stage.connect().await;
+    for n in 0..count {
+        client.say(&head("GET", "/", &format!("support-e-{n}.localhost"), &[])).await;
+        assert_eq!(client.message().await.body, "hello");
+    }
+}
+
+#[tokio::test]
+async fn series_do_not_grow_with_environments() {
+    let address = Replica::listen().await.always("hello");
+    let mut stage = Stage::open();
+    stage.environments(1, address).publish();
+    ask_all(&stage, 1).await;
+    let before = series(&stage);
+    stage.environments(10_000, address).publish();
+    ask_all(&stage, 10_000).await;
+    assert_eq!(stage.metric("repoint_ingress_environments"), 10_000.0);
+    assert_eq!(series(&stage), before);
+    assert!(!stage.metrics.text().unwrap().contains("e-1"), "no name is a label unless asked");
+}
+
+#[tokio::test]
+async fn environments_that_are_named_have_metrics_of_their_own() {
+    let address = Replica::listen().await.always("hello");
+    let watched = ["support/e-7", "other/*"].map(|pattern| pattern.parse().unwrap());
+    let mut stage = Stage::with(|config| config.metrics_environments = watched.to_vec());
+    stage.environments(20, address).pool_at("e-7", 1, &[nobody().await]).publish();
+    let before = series(&stage);
+    ask_all(&stage, 7).await;
+    assert_eq!(series(&stage), before);
+    let mut client = stage.send(&head("GET", "/", "support-e-7.localhost", &[])).await;
+    assert_eq!(client.message().await.code(), "connect_failed");
+    let labels = "project=\"support\",environment=\"e-7\"";
+    let requests = format!("repoint_ingress_environment_requests_total{{{labels},class=\"5xx\"}}");
+    until(|| stage.metrics.text().unwrap().contains(&requests) && stage.metric(&requests) == 1.0).await;
+    assert_eq!(stage.metric(&format!("repoint_ingress_environment_errors_total{{{labels}}}")), 1.0);
+    let took = format!("repoint_ingress_environment_request_duration_seconds_count{{{labels}}}");
+    assert_eq!(stage.metric(&took), 1.0);
+    assert_eq!(series(&stage), before + 24);
+}
+
+#[tokio::test]
+async fn watched_environments_are_a_hundred_at_most() {
+    let address = Replica::listen().await.always("hello");
+    let mut stage = Stage::with(|config| config.metrics_environments = vec!["*/e-*".parse().unwrap()]);
+    stage.environments(150, address).publish();
+    let before = series(&stage);
+    ask_all(&stage, 150).await;
+    until(|| stage.metric("repoint_ingress_environment_metrics_over_limit_total") == 50.0).await;
+    assert_eq!(series(&stage), before + 100 * 24);
+    ask_all(&stage, 150).await;
+    until(|| stage.metric("repoint_ingress_environment_metrics_over_limit_total") == 100.0).await;
+    assert_eq!(series(&stage), before + 100 * 24);
 }

@@ -149,6 +149,20 @@ impl Stage {
         self
     }
 
+    /// Environments `e-0` and so on instead of all others, all on deployment 1 and served by one address.
+    pub fn environments(&mut self, count: usize, address: SocketAddr) -> &mut Self {
+        let mut other = Self { environments: Vec::new(), pools: Vec::new(), ..Self::open() };
+        self.environments.clear();
+        self.pools.clear();
+        for name in (0..count).map(|n| format!("e-{n}")) {
+            // Each alone: looking for one of the same name among thousands takes a while.
+            other.environment(&name, Some(1)).pool_at(&name, 1, &[address]);
+            self.environments.append(&mut other.environments);
+            self.pools.append(&mut other.pools);
+        }
+        self
+    }
+
     /// Changes the pool that was added last.
     pub fn change_pool(&mut self, change: impl FnOnce(&mut PoolRecord)) -> &mut Self {
         change(self.pools.last_mut().unwrap());

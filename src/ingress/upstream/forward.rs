@@ -224,7 +224,13 @@ impl Attempts {
         let upstream = &exchange.core.upstream;
         let go = match verdict(&error, facts, upstream.attempts_max) {
             Verdict::Free => true,
-            Verdict::Budgeted => upstream.budget.borrow_mut().retry(Instant::now()),
+            Verdict::Budgeted => {
+                let may = upstream.budget.borrow_mut().retry(Instant::now());
+                if !may {
+                    exchange.core.counters.retries_refused.one();
+                }
+                may
+            }
             Verdict::GiveUp => false,
         };
         // What was written has to be written once more; the rest is still here.

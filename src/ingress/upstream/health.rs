@@ -22,13 +22,16 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
 impl Health {
-    /// A connection failed.
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// A connection failed. Answers whether it is left out from now on, and was
+    /// not before.
+    pub(super) fn failed(&mut self, now: Instant) -> bool {
+        let before = self.is_ejected(now);
         self.failures = self.failures.saturating_add(1);
         self.last = Some(now);
         if let Some(doublings) = self.failures.checked_sub(FAILURES_MIN) {
             self.until = Some(now + LONGEST.min(FIRST * 2u32.saturating_pow(doublings.min(16))));
         }
+        !before && self.is_ejected(now)
     }
 
     /// It answered.

@@ -106,7 +106,9 @@ impl Upstream {
     /// A connection to `address` could not be opened, or closed unused.
     fn failed(&self, address: SocketAddr, now: Instant) {
         self.unwell.set(true);
-        self.replicas.borrow_mut().entry(address).or_default().health.failed(now);
+        if self.replicas.borrow_mut().entry(address).or_default().health.failed(now) {
+            self.counters.ejections.one();
+        }
     }
 
     /// `address` has answered.
@@ -130,5 +132,6 @@ impl Upstream {
             is_used || !known.health.is_forgettable(now)
         });
         self.unwell.set(replicas.values().any(|known| !known.health.is_well()));
+        self.counters.ejected.set(replicas.values().filter(|known| known.health.is_ejected(now)).count() as u64);
     }
 }
