@@ -5,7 +5,7 @@
 //! addresses: those belong to no single module.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::ingress;
-use crate::ingress::config::{AccessLog, Tls};
+use crate::ingress::config::{AccessLog, LogFormat, Tls};
 use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::host::HostPattern;
@@ -52,6 +52,12 @@ pub struct ServerArgs {
     /// One line per request: off, - for standard output, or a file (default off)
     #[arg(long, env = "REPOINT_ACCESS_LOG", value_name = "WHERE")]
     pub access_log: Option<String>,
+    /// How a line of the access log looks: json or text (default json)
+    #[arg(long, env = "REPOINT_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
+    pub access_log_format: Option<LogFormat>,
+    /// Log one request in N, and every one that fails with 5xx or is cut short (default 1)
+    #[arg(long, env = "REPOINT_ACCESS_LOG_SAMPLE", value_name = "N")]
+    pub access_log_sample: Option<NonZeroU32>,
     /// Environments with metrics of their own (support/production, or support/*; 100 at most)
     #[arg(long, env = "REPOINT_METRICS_ENVIRONMENTS", value_name = "PROJECT/NAME", value_delimiter = ',')]
     pub metrics_environments: Vec<EnvironmentPattern>,
@@ -160,6 +166,8 @@ impl ServerArgs {
             shared_hosts: given(self.shared_hosts, file.shared_hosts),
             threads: self.threads.or(file.threads),
             access_log: self.access_log.or(file.access_log),
+            access_log_format: self.access_log_format.or(file.access_log_format),
+            access_log_sample: self.access_log_sample.or(file.access_log_sample),
             metrics_environments: given(self.metrics_environments, file.metrics_environments),
             trusted_proxies: given(self.trusted_proxies, file.trusted_proxies),
             worker_ports: self.worker_ports.or(file.worker_ports),
@@ -245,6 +253,8 @@ impl ServerArgs {
                 Some("-") => AccessLog::Stdout,
                 Some(path) => AccessLog::File(path.into()),
             },
+            access_log_format: self.access_log_format.unwrap_or(defaults.access_log_format),
+            access_log_sample: self.access_log_sample.unwrap_or(defaults.access_log_sample),
             ..defaults
         }
     }

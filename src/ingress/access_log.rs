@@ -1,18 +1,22 @@
-//! The access log: one JSON object per finished request.
+//! The access log: one line per finished request, JSON or text.
 //!
 //! Owns the form of a line and the way out: a writer that drops and counts
 //! rather than stalls a core. Path and host are kept as the client sent them,
 //! the query is left out, because tokens travel in it. `exchange` fills lines in.
 
+mod text;
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use http::{HeaderValue, Method, Uri, Version};
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use crate::ingress::config::AccessLog;
+use crate::ingress::config::{AccessLog, Config, LogFormat};
 
 /// Lines that may wait for the writer; further ones are dropped and counted.
 /// About 16 MiB at usual lengths.
@@ -20,7 +24,12 @@ const QUEUE_LINES: usize = 32 * 1024;
 
 /// Where lines go in; one per core.
 #[derive(Clone)]
-pub(super) struct Writer(NonBlocking);
+pub(super) struct Writer {
+    out: NonBlocking,
+    format: LogFormat,
+    /// One in so many is written.
+    sample: NonZeroU32,
+}
 
 /// Writes what waits when dropped.
 pub(super) struct Guard {
@@ -39,29 +48,48 @@ impl Dropped {
 }
 
 /// Opens the log; nothing when it is off.
-pub(super) fn open(to: &AccessLog) -> io::Result<Option<(Writer, Guard, Dropped)>> {
-    let out: Box<dyn Write + Send> = match to {
+pub(super) fn open(config: &Config) -> io::Result<Option<(Writer, Guard, Dropped)>> {
+    let out: Box<dyn Write + Send> = match &config.access_log {
         AccessLog::Off => return Ok(None),
         AccessLog::Stdout => Box::new(io::stdout()),
         AccessLog::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
     };
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_LINES);
-    let (writer, worker) = builder.thread_name("access-log").finish(out);
-    let dropped = Dropped(Some(writer.error_counter()));
-    Ok(Some((Writer(writer), Guard { _worker: worker }, dropped)))
+    let (out, worker) = builder.thread_name("access-log").finish(out);
+    let dropped = Dropped(Some(out.error_counter()));
+    let writer = Writer { out, format: config.access_log_format, sample: config.access_log_sample };
+    Ok(Some((writer, Guard { _worker: worker }, dropped)))
 }
 
 impl Writer {
+    /// For how many requests the line of this one stands: `None`, it is not to be
+    /// written. Drawn by lot; one that went wrong is written in any case, and for
+    /// itself alone.
+    pub(super) fn weight(&self, went_wrong: bool) -> Option<u32> {
+        match self.sample.get() {
+            _ if went_wrong => Some(1),
+            1 => Some(1),
+            sample => (fastrand::u32(..sample) == 0).then_some(sample),
+        }
+    }
+
+    /// Whether lines stand for more requests than one.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.sample.get() > 1
+    }
+
     /// Writes a line, or drops and counts it.
     pub(super) fn write(&mut self, line: &Line<'_>) {
         let mut bytes = Vec::with_capacity(512);
-        // Writing into memory does not fail, and no map in a line has keys that
-        // are not text.
-        if serde_json::to_writer(&mut bytes, line).is_ok() {
-            bytes.push(b'\n');
-            // A lossy writer counts what it cannot take and reports no error.
-            let _ = self.0.write_all(&bytes);
+        match self.format {
+            LogFormat::Text => text::write(&mut bytes, line),
+            // Writing into memory does not fail, and no map in a line has keys that
+            // are not text.
+            LogFormat::Json => drop(serde_json::to_writer(&mut bytes, line)),
         }
+        bytes.push(b'\n');
+        // A lossy writer counts what it cannot take and reports no error.
+        let _ = self.out.write_all(&bytes);
     }
 }
 
@@ -95,6 +123,9 @@ pub(super) struct Line<'a> {
     /// Absent when the client left before there was an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<u16>,
+    /// The replica it was sent to last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upstream: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<&'static str>,
     pub(super) bytes_in: u64,
@@ -110,6 +141,9 @@ pub(super) struct Line<'a> {
     pub(super) request_id: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) trace_id: &'a str,
+    /// For how many requests it stands, where not each has its line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) weight: Option<u32>,
 }
 
 /// The name of a protocol version, as access logs spell it.
@@ -125,7 +159,7 @@ pub(super) fn protocol(version: Version) -> &'static str {
 mod tests {
     use super::*;
 
-    fn line<'a>() -> Line<'a> {
+    pub(in crate::ingress::access_log) fn line<'a>() -> Line<'a> {
         Line {
             time: Timestamp::UNIX_EPOCH,
             project: None,
@@ -138,6 +172,7 @@ mod tests {
             host: "a.localhost",
             path: "/\"\n",
             status: Some(200),
+            upstream: None,
             error: None,
             bytes_in: 0,
             bytes_out: 5,
@@ -147,14 +182,34 @@ mod tests {
             tunnel: false,
             request_id: "",
             trace_id: "",
+            weight: None,
         }
+    }
+
+    fn to(access_log: AccessLog) -> Config {
+        Config { access_log, ..Config::default() }
+    }
+
+    #[test]
+    fn one_in_so_many_is_written_and_what_went_wrong_in_any_case() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = to(AccessLog::File(folder.path().join("access.log")));
+        let sampled = Config { access_log_sample: NonZeroU32::new(10).unwrap(), ..config.clone() };
+        let (writer, ..) = open(&sampled).unwrap().unwrap();
+        let written =
+            (0..10_000).filter_map(|_| writer.weight(false)).inspect(|weight| assert_eq!(*weight, 10)).count();
+        // Ten standard deviations.
+        assert!((700..1_300).contains(&written), "{written}");
+        assert!((0..1_000).all(|_| writer.weight(true) == Some(1)));
+        let (writer, ..) = open(&config).unwrap().unwrap();
+        assert!((0..1_000).all(|_| writer.weight(false) == Some(1)) && !writer.is_sampled());
     }
 
     #[test]
     fn a_line_is_one_object_whatever_the_client_sent() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
-        let (mut writer, guard, dropped) = open(&AccessLog::File(path.clone())).unwrap().unwrap();
+        let (mut writer, guard, dropped) = open(&to(AccessLog::File(path.clone()))).unwrap().unwrap();
         writer.write(&line());
         writer.write(&line());
         drop(guard);
@@ -168,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_off_costs_nothing_and_one_that_cannot_be_opened_says_so() {
-        assert!(open(&AccessLog::Off).unwrap().is_none());
-        assert!(open(&AccessLog::File("/does/not/exist/access.log".into())).is_err());
+        assert!(open(&to(AccessLog::Off)).unwrap().is_none());
+        assert!(open(&to(AccessLog::File("/does/not/exist/access.log".into()))).is_err());
     }
 }

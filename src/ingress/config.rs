@@ -1,8 +1,9 @@
 //! What can be set about the ingress, with its defaults beside the meaning.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::Deserialize;
 
@@ -57,6 +58,11 @@ pub struct Config {
     pub tls: Tls,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// How an access-log line looks.
+    pub access_log_format: LogFormat,
+    /// One request in so many has its line; one that went wrong has it in any
+    /// case (a status of 5xx, or an answer that was cut short).
+    pub access_log_sample: NonZeroU32,
     /// Environments that have metrics of their own; at most
     /// [`WATCHED_MAX`](crate::ingress::watched::WATCHED_MAX) patterns, and as many
     /// environments.
@@ -134,7 +140,7 @@ pub enum ClientCertificates {
     Required,
 }
 
-/// Where access-log lines go: one JSON object per finished request.
+/// Where access-log lines go: one per finished request.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessLog {
@@ -145,6 +151,30 @@ pub enum AccessLog {
     Stdout,
     /// Appended to a file.
     File(PathBuf),
+}
+
+/// How an access-log line looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object; what is not known is left out.
+    #[default]
+    Json,
+    /// The combined log format, and behind it `name=value` for what that has no
+    /// place for.
+    Text,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err("give json or text"),
+        }
+    }
 }
 
 impl Config {
@@ -176,6 +206,8 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             tls: Tls::default(),
             access_log: AccessLog::Off,
+            access_log_format: LogFormat::Json,
+            access_log_sample: NonZeroU32::MIN,
             metrics_environments: Vec::new(),
         }
     }

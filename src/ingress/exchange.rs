@@ -4,6 +4,7 @@
 //! access-log entry. It rides in the answer's body (or in a tunnel) and is
 //! dropped with it, whatever way that ends; dropping it records. Decides nothing.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::ingress::access_log::{Head, Line, protocol};
+use crate::ingress::access_log::{Head, Line, Writer, protocol};
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::error::{Code, Error};
@@ -34,6 +35,8 @@ pub(super) struct Exchange {
     pub(super) claimed: Option<Claimed>,
     /// The hold on the endpoint it was sent to.
     pub(super) endpoint: Option<Claim>,
+    /// Where it was sent last.
+    pub(super) upstream: Option<SocketAddr>,
     /// The stream that leaves HTTP when the replica agrees, for an extended CONNECT.
     pub(super) upgrading: Option<OnUpgrade>,
     /// What is known of the request's body, where it has one.
@@ -75,6 +78,7 @@ impl Exchange {
             started: Instant::now(),
             claimed: None,
             endpoint: None,
+            upstream: None,
             upgrading: None,
             ledger: None,
             retries: 0,
@@ -173,10 +177,23 @@ impl Exchange {
             watcher.record(claimed.environment(), class, self.code.is_some(), now - self.started);
         }
         if let (Some(head), Some(writer)) = (&self.head, &self.core.access_log) {
-            let deployment = self.claimed.as_ref().map(|claimed| claimed.pool.deployment_text());
-            let line = Line { deployment: deployment.as_deref(), ..self.line(head, now, bytes_in) };
-            writer.borrow_mut().write(&line);
+            self.log(head, &mut writer.borrow_mut(), now, bytes_in);
         }
+    }
+
+    fn log(&self, head: &Head, writer: &mut Writer, now: Instant, bytes_in: u64) {
+        let Some(weight) = writer.weight(self.went_wrong()) else { return };
+        let deployment = self.claimed.as_ref().map(|claimed| claimed.pool.deployment_text());
+        let weight = writer.is_sampled().then_some(weight);
+        writer.write(&Line { deployment: deployment.as_deref(), weight, ..self.line(head, now, bytes_in) });
+    }
+
+    /// Whether somebody but the client is to look into it: a status of 5xx, or an
+    /// answer that began well and did not end.
+    fn went_wrong(&self) -> bool {
+        let Some((_, status)) = self.answered else { return false };
+        let is_cut = self.code.is_some_and(|code| code != Code::ClientGone) && !status.is_client_error();
+        status.is_server_error() || is_cut
     }
 
     fn line<'a>(&'a self, head: &'a Head, now: Instant, bytes_in: u64) -> Line<'a> {
@@ -196,6 +213,7 @@ impl Exchange {
             host: text(&head.host).or(head.uri.authority().map(|authority| authority.as_str())).unwrap_or_default(),
             path: head.uri.path(),
             status: self.answered.map(|(_, status)| status.as_u16()),
+            upstream: self.upstream,
             error: self.code.map(Code::as_str),
             bytes_in,
             bytes_out: self.bytes_out,
@@ -205,6 +223,7 @@ impl Exchange {
             tunnel: self.tunnel_in.is_some(),
             request_id: text(&self.request_id).unwrap_or_default(),
             trace_id: text(&head.traceparent).and_then(|value| value.get(3..35)).unwrap_or_default(),
+            weight: None,
         }
     }
 }

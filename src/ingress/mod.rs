@@ -139,7 +139,7 @@ pub fn prepare(config: Config, mut given: Vec<Given>) -> Result<Prepared, Error>
     let certificates = (!config.tls.listen.is_empty()).then(|| Loaded::new(&config.tls)).transpose()?;
     let mut bound = socket::bind_all(&config.listen, false, &mut given, &config)?;
     bound.extend(socket::bind_all(&config.tls.listen, true, &mut given, &config)?);
-    let access_log = access_log::open(&config.access_log).map_err(Error::AccessLog)?;
+    let access_log = access_log::open(&config).map_err(Error::AccessLog)?;
     Ok(Prepared { config, certificates, bound, access_log })
 }
 

@@ -210,3 +210,26 @@ fn a_list_of_too_many_environments_is_refused() {
     let said = complaint(&check("metrics-environments = [\"Support\"]", &[]));
     assert!(said.contains("project/environment"), "{said}");
 }
+
+#[test]
+fn the_access_log_is_set_by_flags() {
+    let folder = folder();
+    let path = folder.path().join("access.log");
+    let log = path.to_str().expect("temporary paths are UTF-8");
+    let flags = ["--access-log", log, "--access-log-format", "text", "--access-log-sample", "4000000000"];
+    let story = Story::on(Server::up_with(&flags));
+    let replica = Replica::start("v1");
+    story.deploy_to(&replica, "production");
+    assert_eq!((story.served("production"), story.get("staging").status), ("v1".into(), 503));
+    let line = until("a line", || std::fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')));
+    assert!(line.contains("\"GET / HTTP/1.1\" 503 ") && line.contains(" error=environment_empty "), "{line}");
+    assert!(line.ends_with(" weight=1\n") && line.lines().count() == 1, "{line}");
+    let said = complaint_of_arguments(&["check", "--access-log-format", "xml"]);
+    assert!(said.contains("json or text"), "{said}");
+}
+
+fn complaint_of_arguments(arguments: &[&str]) -> String {
+    let output = Command::new(BINARY).args(arguments).output().expect("the binary under test runs");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use repoint::ingress::config::AccessLog;
+use repoint::ingress::config::{AccessLog, LogFormat};
 use repoint::model::change::PoolRecordState;
 
 use crate::support::*;
@@ -59,10 +59,77 @@ async fn every_request_has_its_line_in_the_access_log() {
     for (name, value) in served.as_object().unwrap() {
         assert_eq!(&lines[0][name], value, "{name}");
     }
+    assert_eq!(lines[0]["upstream"], replica.address.to_string());
     assert!(lines[0]["duration_ms"].as_f64().unwrap() >= lines[0]["answer_ms"].as_f64().unwrap());
     assert!(lines[0]["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
     assert_eq!((&lines[1]["error"], &lines[1]["status"]), (&"environment_not_found".into(), &404.into()));
     assert!(!text.contains("secret"), "the query is left out");
+}
+
+#[tokio::test]
+async fn a_line_of_text_holds_nothing_that_a_client_made_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let replica = Replica::listen().await;
+    let mut stage = Stage::with(|config| {
+        config.access_log = AccessLog::File(path.clone());
+        config.access_log_format = LogFormat::Text;
+    });
+    stage.environment("production", Some(1)).pool("production", 1, &[&replica]).publish();
+    let mut client = stage.send(&get("/a\"b?token=secret", &["X-Request-ID: \"r\\1"])).await;
+    let mut upstream = replica.accept().await;
+    upstream.message().await;
+    upstream.say(&ok("answer")).await;
+    client.message().await;
+    drop(client);
+    assert_eq!(stage.running.drain(LIMIT).await, 0);
+    drop(stage);
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.contains("] \"GET /a\\x22b HTTP/1.1\" 200 6 \"-\" \"-\" host=support-production.localhost "),
+        "{text}"
+    );
+    let upstream = format!(
+        " project=support environment=production deployment={} revision=1 upstream={} error=- ",
+        deployment(1),
+        replica.address
+    );
+    assert!(text.contains(&upstream), "{text}");
+    assert!(text.contains(" request_id=\\x22r\\x5c1 ") && !text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_sampled_log_has_every_answer_that_went_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let mut stage = Stage::with(|config| {
+        config.access_log = AccessLog::File(path.clone());
+        config.access_log_sample = u32::MAX.try_into().unwrap();
+    });
+    let replica = Replica::listen().await;
+    stage.environment("production", Some(1)).pool("production", 1, &[&replica]);
+    stage.environment("empty", None).publish();
+    let mut client = stage.connect().await;
+    for _ in 0..20 {
+        for name in ["nowhere.localhost", "support-empty.localhost"] {
+            client.say(&head("GET", "/", name, &[])).await;
+            client.message().await;
+        }
+    }
+    client.say(&get("/cut", &[])).await;
+    let mut upstream = replica.accept().await;
+    upstream.message().await;
+    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").await;
+    drop(upstream);
+    client.ends().await;
+    drop(client);
+    stage.running.drain(LIMIT).await;
+    drop(stage);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let count = |part: &str| text.lines().filter(|line| line.contains(part) && line.contains("\"weight\":1}")).count();
+    assert_eq!((count("environment_empty"), count("upstream_reset"), text.lines().count()), (20, 1, 21), "{text}");
 }
 
 #[tokio::test]

@@ -180,6 +180,7 @@ fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, now: 
     headers::direct(parts, claimed, endpoint, &core.origin(claimed));
     let chosen = Chosen { id: endpoint.id, address: endpoint.address, protocol: pool.protocol };
     exchange.endpoint = Some(claim);
+    exchange.upstream = Some(chosen.address);
     Some(chosen)
 }
 
