@@ -64,6 +64,9 @@ pub struct ServerArgs {
     /// Networks whose X-Forwarded-* headers are believed (10.0.0.0/8, or one address)
     #[arg(long, env = "REPOINT_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
+    /// Networks of balancers that begin each connection with a PROXY header (version 1 or 2)
+    #[arg(long, env = "REPOINT_PROXY_PROTOCOL_FROM", value_name = "NETWORK", value_delimiter = ',')]
+    pub proxy_protocol_from: Vec<Network>,
     /// Ports given to local replicas (default 20000-29999)
     #[arg(long, env = "REPOINT_WORKER_PORTS", value_name = "FROM-TO")]
     pub worker_ports: Option<String>,
@@ -170,6 +173,7 @@ impl ServerArgs {
             access_log_sample: self.access_log_sample.or(file.access_log_sample),
             metrics_environments: given(self.metrics_environments, file.metrics_environments),
             trusted_proxies: given(self.trusted_proxies, file.trusted_proxies),
+            proxy_protocol_from: given(self.proxy_protocol_from, file.proxy_protocol_from),
             worker_ports: self.worker_ports.or(file.worker_ports),
             replica_advertise: self.replica_advertise.or(file.replica_advertise),
             stop_timeout: self.stop_timeout.or(file.stop_timeout),
@@ -247,6 +251,7 @@ impl ServerArgs {
             threads: self.threads.or(defaults.threads),
             tls: self.tls.clone(),
             trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
+            proxy_protocol_from: given(self.proxy_protocol_from.clone(), defaults.proxy_protocol_from),
             metrics_environments: self.metrics_environments.clone(),
             access_log: match self.access_log.as_deref() {
                 None | Some("off") => AccessLog::Off,

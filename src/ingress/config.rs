@@ -52,8 +52,13 @@ pub struct Config {
     pub attempts_max: u32,
     /// How long sent bytes may stay unacknowledged before a peer counts as gone.
     pub peer_timeout: Span,
-    /// Networks whose `X-Forwarded-*` are believed and added to.
+    /// Networks whose `X-Forwarded-*` are believed and added to. Where a PROXY
+    /// header names the client, it is that address, not the balancer's.
     pub trusted_proxies: Vec<Network>,
+    /// Networks of balancers that begin each connection with a PROXY header
+    /// (version 1 or 2) and pass bytes on. From these one is required; from others
+    /// none is read.
+    pub proxy_protocol_from: Vec<Network>,
     /// TLS towards clients.
     pub tls: Tls,
     /// Where access-log lines go.
@@ -204,6 +209,7 @@ impl Default for Config {
             attempts_max: 3,
             peer_timeout: Span::seconds(60),
             trusted_proxies: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             tls: Tls::default(),
             access_log: AccessLog::Off,
             access_log_format: LogFormat::Json,

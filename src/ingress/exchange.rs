@@ -207,7 +207,7 @@ impl Exchange {
             environment: claimed.map(|claimed| claimed.environment().name()),
             deployment: None,
             revision: claimed.map(|claimed| claimed.revision.0),
-            client: self.connection.peer.text(),
+            client: self.connection.peer().text(),
             protocol: protocol(self.version),
             method: head.method.as_str(),
             host: text(&head.host).or(head.uri.authority().map(|authority| authority.as_str())).unwrap_or_default(),

@@ -120,7 +120,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, connection: &Connection, received: Version) {
-    let peer = &connection.peer;
+    let peer = connection.peer();
     if found.forwarded && !peer.is_trusted {
         strip_matching(headers, |name| name == "forwarded" || name.starts_with("x-forwarded-"));
     }

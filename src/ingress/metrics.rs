@@ -64,6 +64,8 @@ pub(super) struct Counters {
     pub(super) handshakes: Counter,
     /// TLS handshakes that did not, by reason.
     pub(super) handshake_failures: [Counter; HANDSHAKE_FAILURES.len()],
+    /// Connections without the PROXY header they had to begin with, by reason.
+    pub(super) proxy_header_failures: [Counter; PROXY_HEADER_FAILURES.len()],
     /// Client connections answered 503 at the limit.
     pub(super) refused: Counter,
     /// Connections opened to replicas.
@@ -118,6 +120,31 @@ const HANDSHAKE_FAILURES: [&str; 9] = [
     "client_certificate",
     "overloaded",
 ];
+
+/// Why a PROXY header came to nothing; the label is at its place in
+/// [`PROXY_HEADER_FAILURES`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ProxyHeaderFailure {
+    /// The first bytes are none.
+    Missing,
+    /// It begins like one.
+    Malformed,
+    /// It would be longer than headers are.
+    TooLong,
+    /// The connection ended first.
+    Closed,
+    Timeout,
+    Draining,
+}
+
+const PROXY_HEADER_FAILURES: [&str; 6] = ["missing", "malformed", "too_long", "closed", "timeout", "draining"];
+
+impl ProxyHeaderFailure {
+    /// The word used in logs and metric labels.
+    pub(super) fn as_str(self) -> &'static str {
+        PROXY_HEADER_FAILURES[self as usize]
+    }
+}
 
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 

@@ -15,6 +15,7 @@ mod http2;
 mod http2_upstream;
 mod limits;
 mod outside;
+mod proxy_protocol;
 mod retries;
 mod smuggling;
 mod streaming;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use repoint::ingress::config::{CertificateSource, Tls};
+use repoint::ingress::config::{CertificateSource, Config, Tls};
 use rustls::client::WantsClientCert;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion};
@@ -34,6 +34,11 @@ impl Secure {
 
     /// The same with other settings.
     pub fn with(names: &[&str], replica: &Replica, set: impl FnOnce(&mut Tls)) -> Self {
+        Self::with_config(names, replica, |config| set(&mut config.tls))
+    }
+
+    /// The same with other settings of the whole ingress.
+    pub fn with_config(names: &[&str], replica: &Replica, set: impl FnOnce(&mut Config)) -> Self {
         let files = tempfile::tempdir().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -48,7 +53,7 @@ impl Secure {
                 certificates: vec![CertificateSource::Files { certificate, key }],
                 ..Tls::default()
             };
-            set(&mut config.tls);
+            set(config);
         });
         stage.environment("production", Some(1)).pool("production", 1, &[replica]).publish();
         Self { stage, roots, files }

@@ -102,7 +102,7 @@ async fn shake(core: &Core, connection: &Connection, mut stream: TcpStream) -> R
 }
 
 fn failed(connection: &Connection, error: &io::Error) -> HandshakeFailure {
-    tracing::debug!(error = error as &dyn std::error::Error, peer = %connection.peer.address(), "TLS handshake failed");
+    tracing::debug!(error = error as &dyn std::error::Error, peer = %connection.peer().address(), "TLS handshake failed");
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)) => {
             HandshakeFailure::ClientCertificate

@@ -1,11 +1,13 @@
 //! A client connection: its state, and driving it from first byte to last.
 //!
-//! Tells HTTP/1 from HTTP/2 by the first bytes, serves either, watches over
+//! Reads who is behind a balancer that says so, tells HTTP/1 from HTTP/2 by the
+//! first bytes, serves either, watches over
 //! silence, comes to an end when asked, and hands an upgraded connection to its
 //! tunnel. Knows nothing of where requests go: that is `proxy`'s.
 
 mod handshake;
 pub(super) mod io;
+mod proxied;
 pub(super) mod serve;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -22,7 +24,9 @@ use crate::ingress::limits::Permit;
 use crate::ingress::tls::Certificate;
 use crate::ingress::upgrade::Tunnel;
 
-/// Who is at the other end.
+/// Who is at the other end: of the socket, or of the connection that a balancer
+/// passes on to us byte by byte. Who speaks HTTP is the latter, so that the lists
+/// of proxies to trust are about them.
 pub(super) struct Peer {
     address: IpAddr,
     /// Its address as a header wants it, made once per connection.
@@ -53,7 +57,9 @@ impl Peer {
 
 /// One client connection, shared by the task that drives it and its requests.
 pub(super) struct Connection {
-    pub(super) peer: Peer,
+    peer: Peer,
+    /// Whom a balancer named; instead of the balancer itself.
+    proxied: OnceCell<Peer>,
     /// What a client that named a host was shown.
     certificate: OnceCell<Arc<Certificate>>,
     is_secure: Cell<bool>,
@@ -93,6 +99,7 @@ impl Connection {
         core.counters.accepted.one();
         Rc::new(Self {
             peer,
+            proxied: OnceCell::new(),
             certificate: OnceCell::new(),
             is_secure: Cell::new(false),
             alarm,
@@ -143,6 +150,11 @@ impl Connection {
             self.phase.set(Phase::Idle);
             self.alarm.within(self.idle_timeout);
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> &Peer {
+        self.proxied.get().unwrap_or(&self.peer)
     }
 
     /// Whether it is TLS.

@@ -19,6 +19,7 @@ use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::downstream::handshake::handshake;
 use crate::ingress::downstream::io::{ClientIo, Stream};
+use crate::ingress::downstream::proxied;
 use crate::ingress::proxy;
 
 /// What HTTP/2 by prior knowledge begins with (RFC 9113 §3.4).
@@ -36,9 +37,12 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(in crate::ingress) async fn connection(
     core: Rc<Core>,
     connection: Rc<Connection>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     encrypted: bool,
 ) {
+    if !proxied::identify(&core, &connection, &mut stream).await {
+        return;
+    }
     let mut stream = if encrypted {
         let Some(stream) = Box::pin(handshake(&core, &connection, stream)).await else { return };
         stream
@@ -128,7 +132,7 @@ async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
         // hyper has answered what it could not parse.
         (Err(error), _) if error.is_parse() => linger(&mut stream).await,
         (Err(error), _) => {
-            let peer = connection.peer.address();
+            let peer = connection.peer().address();
             tracing::debug!(error = &error as &dyn std::error::Error, %peer, "HTTP/1 ended");
         }
     }
@@ -159,7 +163,7 @@ async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
         }
     });
     if let Err(error) = ended.await {
-        tracing::debug!(error = &error as &dyn std::error::Error, peer = %connection.peer.address(), "HTTP/2 ended");
+        tracing::debug!(error = &error as &dyn std::error::Error, peer = %connection.peer().address(), "HTTP/2 ended");
     }
 }
 

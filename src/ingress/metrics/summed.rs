@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 
 use crate::ingress::access_log::Dropped;
 use crate::ingress::error::Code;
-use crate::ingress::metrics::{CLASSES, Counter, Counters, HANDSHAKE_FAILURES, durations};
+use crate::ingress::metrics::{CLASSES, Counter, Counters, HANDSHAKE_FAILURES, PROXY_HEADER_FAILURES, durations};
 
 /// Sums what the cores counted, at scrape.
 #[derive(Debug)]
@@ -33,6 +33,9 @@ impl Collector for Summed {
         let reasons = ("reason", &HANDSHAKE_FAILURES);
         let help = "TLS handshakes that failed, by reason";
         self.labelled(e, "ingress_tls_handshake_failures", help, reasons, |c| &c.handshake_failures)?;
+        let reasons = ("reason", &PROXY_HEADER_FAILURES);
+        let help = "Connections closed for want of a PROXY header, by reason";
+        self.labelled(e, "ingress_proxy_header_failures", help, reasons, |c| &c.proxy_header_failures)?;
         self.counter(e, "ingress_upstream_connects", "Connections opened to replicas", |c| &c.upstream_connects)?;
         let help = "Connections to replicas that failed to open";
         self.counter(e, "ingress_upstream_connect_failures", help, |c| &c.upstream_connect_failures)?;
