@@ -64,6 +64,9 @@ pub struct ServerArgs {
     /// Networks whose X-Forwarded-* headers are believed (10.0.0.0/8, or one address)
     #[arg(long, env = "REPOINT_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
+    /// Longest wait for a client that stalls: announced body, or answer not taken, in seconds (default 60; 0: for ever)
+    #[arg(long, env = "REPOINT_STALL_TIMEOUT", value_name = "SECONDS")]
+    pub stall_timeout: Option<u64>,
     /// Networks of balancers that begin each connection with a PROXY header (version 1 or 2)
     #[arg(long, env = "REPOINT_PROXY_PROTOCOL_FROM", value_name = "NETWORK", value_delimiter = ',')]
     pub proxy_protocol_from: Vec<Network>,
@@ -174,6 +177,7 @@ impl ServerArgs {
             metrics_environments: given(self.metrics_environments, file.metrics_environments),
             trusted_proxies: given(self.trusted_proxies, file.trusted_proxies),
             proxy_protocol_from: given(self.proxy_protocol_from, file.proxy_protocol_from),
+            stall_timeout: self.stall_timeout.or(file.stall_timeout),
             worker_ports: self.worker_ports.or(file.worker_ports),
             replica_advertise: self.replica_advertise.or(file.replica_advertise),
             stop_timeout: self.stop_timeout.or(file.stop_timeout),
@@ -252,6 +256,7 @@ impl ServerArgs {
             tls: self.tls.clone(),
             trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
             proxy_protocol_from: given(self.proxy_protocol_from.clone(), defaults.proxy_protocol_from),
+            stall_timeout: self.stall_timeout.map_or(defaults.stall_timeout, Span::seconds),
             metrics_environments: self.metrics_environments.clone(),
             access_log: match self.access_log.as_deref() {
                 None | Some("off") => AccessLog::Off,

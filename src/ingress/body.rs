@@ -5,12 +5,14 @@
 //! the client is gone. Invariant 2 ends here.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use crate::ingress::alarm::Alarm;
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::request_body::State;
@@ -31,6 +33,8 @@ struct Replica {
     /// Longest wait for the next frame; `None` on streams that may pause for ever.
     pause_max: Option<Duration>,
     waiting: bool,
+    /// Ends the client's stream unless it takes what is there.
+    stall: Option<Stall>,
     /// Until the last byte.
     held: Option<(Lease, Exchange)>,
 }
@@ -48,17 +52,47 @@ impl Body {
     }
 
     /// The replica's body, which ends the exchange with its last byte.
-    pub(super) fn replica(pause_max: Option<Duration>, lease: Lease, exchange: Exchange) -> Self {
+    pub(super) fn replica(pause_max: Option<Duration>, stall: Option<Stall>, lease: Lease, exchange: Exchange) -> Self {
         if lease.is_end() {
             lease.give_back(exchange);
             return Self(Inner::Made(None));
         }
-        Self(Inner::Replica(Box::new(Replica { pause_max, waiting: false, held: Some((lease, exchange)) })))
+        // The head is there already.
+        if let Some(stall) = &stall {
+            stall.begin();
+        }
+        Self(Inner::Replica(Box::new(Replica { pause_max, waiting: false, stall, held: Some((lease, exchange)) })))
+    }
+}
+
+/// How long a client of HTTP/2 may leave what is there untaken. Over HTTP/1 its
+/// socket tells.
+pub(super) struct Stall {
+    pub(super) alarm: Rc<Alarm>,
+    pub(super) limit: Duration,
+}
+
+impl Stall {
+    /// It is the client's turn: hyper asks for more when some was taken.
+    fn begin(&self) {
+        self.alarm.within(self.limit);
+    }
+
+    /// It is the replica's turn.
+    fn end(&self) {
+        self.alarm.off();
+    }
+
+    fn is_over(&self) -> bool {
+        self.alarm.has_rung()
     }
 }
 
 impl Replica {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(stall) = &self.stall {
+            stall.end();
+        }
         let Some((lease, exchange)) = &mut self.held else { return Poll::Ready(None) };
         let Poll::Ready(frame) = lease.poll_frame(cx) else {
             if !self.waiting {
@@ -73,6 +107,9 @@ impl Replica {
         }
         match frame {
             Some(Ok(frame)) => {
+                if let Some(stall) = &self.stall {
+                    stall.begin();
+                }
                 exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
                 if lease.is_end() {
                     self.finish();
@@ -92,6 +129,10 @@ impl Replica {
 
     /// The last byte is out of our hands.
     fn finish(&mut self) {
+        // What hyper has of it lasts as long as the connection at most.
+        if let Some(stall) = &self.stall {
+            stall.end();
+        }
         if let Some((lease, exchange)) = self.held.take() {
             lease.give_back(exchange);
         }
@@ -135,7 +176,8 @@ fn why(broken: Broken, exchange: &Exchange) -> Error {
 impl Drop for Replica {
     fn drop(&mut self) {
         if let Some((_, exchange)) = &mut self.held {
-            exchange.failed(&Error::ClientGone);
+            let stalled = self.stall.as_ref().is_some_and(Stall::is_over) || exchange.connection.is_overdue();
+            exchange.failed(if stalled { &Error::ClientStalled } else { &Error::ClientGone });
         }
     }
 }

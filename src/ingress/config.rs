@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -39,6 +40,12 @@ pub struct Config {
     pub head_timeout: Span,
     /// How long a client connection may be kept without a request.
     pub idle_timeout: Span,
+    /// How long a client may leave the peers of its request waiting: with a body
+    /// that it has announced, until the answer begins (408), and with an answer of
+    /// which it takes nothing (cut). 60 s, as nginx has for both; 0: for ever. A
+    /// stream that is silent because the replica is, a tunnel, and the requests of
+    /// gRPC, which may pause, are not meant.
+    pub stall_timeout: Span,
     /// How long a connection to a replica is kept without a request. 4 s: common
     /// servers close theirs at 5 s, and whoever closes first cannot be raced.
     pub upstream_idle_timeout: Span,
@@ -183,6 +190,11 @@ impl FromStr for LogFormat {
 }
 
 impl Config {
+    /// How long a client may stall; `None`: for ever.
+    pub(super) fn stall_limit(&self) -> Option<Duration> {
+        Some(self.stall_timeout.duration()).filter(|limit| !limit.is_zero())
+    }
+
     /// How many threads there will be; `routing::live::Live` wants as many words.
     pub fn cores(&self) -> usize {
         let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -203,6 +215,7 @@ impl Default for Config {
             uri_bytes_max: 16 * 1024,
             head_timeout: Span::seconds(10),
             idle_timeout: Span::seconds(60),
+            stall_timeout: Span::seconds(60),
             upstream_idle_timeout: Span::seconds(4),
             upstream_idle_max: 512,
             continue_timeout: Span::seconds(1),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 
@@ -20,6 +19,7 @@ use crate::ingress::limits::Limit;
 use crate::ingress::metrics::Counters;
 use crate::ingress::metrics::environments::{Watched, Watcher};
 use crate::ingress::origin::{Origin, Origins};
+use crate::ingress::streams::Streams;
 use crate::ingress::tls::Served;
 use crate::ingress::upstream::Upstream;
 use crate::routing::address::Address;
@@ -60,7 +60,9 @@ pub(super) struct Core {
     pub(super) access_log: Option<RefCell<Writer>>,
     pub(super) watcher: Option<Watcher>,
     pub(super) http1: http1::Builder,
-    pub(super) http2: http2::Builder<Local>,
+    pub(super) http2: http2::Builder<Streams>,
+    /// HTTP/2 requests that are being answered.
+    pub(super) streams: Streams,
     /// Connections over the limit that are being told so.
     pub(super) refusing: Cell<usize>,
     /// TLS handshakes that run.
@@ -73,6 +75,7 @@ impl Core {
     /// The state of core `index`; call it on that core's thread.
     pub(super) fn new(index: usize, shared: &Arc<Shared>, counters: &Arc<Counters>) -> Rc<Self> {
         let config = &shared.config;
+        let streams = Streams::new();
         Rc::new(Self {
             index,
             limits: Limits { connections: Arc::clone(&shared.connections), streams: Arc::clone(&shared.streams) },
@@ -82,7 +85,8 @@ impl Core {
             access_log: shared.access_log.clone().map(RefCell::new),
             watcher: shared.watched.as_ref().map(|watched| watched.watcher(index)),
             http1: http1(config),
-            http2: http2(config),
+            http2: http2(config, streams.clone()),
+            streams,
             refusing: Cell::new(0),
             handshaking: Cell::new(0),
             reader: RefCell::new(shared.live.reader()),
@@ -112,6 +116,14 @@ impl Core {
     }
 }
 
+/// Streams of one connection that were reset because of what the client sent. A
+/// client that has made this many mistakes is none.
+const LOCAL_RESETS_MAX: usize = 128;
+
+/// Bytes of an answer that wait for the client's window. 64 KiB: more than a
+/// chunk of any replica's, and what RFC 9113 §6.9.2 lets a stream have at first.
+const SEND_BUFFER: usize = 64 * 1024;
+
 fn http1(config: &Config) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -123,11 +135,17 @@ fn http1(config: &Config) -> http1::Builder {
     builder
 }
 
-fn http2(config: &Config) -> http2::Builder<Local> {
-    let mut builder = http2::Builder::new(Local);
+fn http2(config: &Config, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.streams_per_connection_max)
+        // Streams that a client resets before anybody has looked at them, and streams
+        // that it makes us reset: many of them are an attack, and end the connection.
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+        // What waits for one stream's window. Small, as a connection has a hundred of them.
+        .max_send_buf_size(SEND_BUFFER)
         // WebSockets over HTTP/2 (RFC 8441).
         .enable_connect_protocol()
         .max_header_list_size(config.head_bytes_max)
@@ -135,18 +153,4 @@ fn http2(config: &Config) -> http2::Builder<Local> {
         .keep_alive_interval(config.peer_timeout.duration() / 2)
         .keep_alive_timeout(config.peer_timeout.duration() / 2);
     builder
-}
-
-/// Runs HTTP/2 streams on the thread of their connection.
-#[derive(Clone, Copy)]
-pub(super) struct Local;
-
-impl<F> Executor<F> for Local
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }

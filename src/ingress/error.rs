@@ -60,6 +60,12 @@ pub(super) enum Error {
     /// The replica did not begin, or go on with, its answer in time.
     #[error("get the replica's answer in time")]
     ResponseTimeout,
+    /// The client sent nothing more of its body.
+    #[error("get the rest of the request in time")]
+    RequestTimeout,
+    /// The client took nothing more of its answer.
+    #[error("answer a client that does not read")]
+    ClientStalled,
     /// The client left before its answer was complete.
     #[error("answer a client that is gone")]
     ClientGone,
@@ -85,6 +91,8 @@ pub(super) enum Code {
     UpstreamReset,
     UpstreamInvalid,
     ResponseTimeout,
+    RequestTimeout,
+    ClientStalled,
     ClientGone,
 }
 
@@ -172,12 +180,14 @@ impl Error {
                 Code::ResponseTimeout,
                 "the replica did not answer in time; it may still act on the request",
             ),
-            // Nobody reads this one; 499 is what access logs customarily call it.
-            Self::ClientGone => row(
-                StatusCode::from_u16(499).unwrap_or(S::BAD_REQUEST),
-                Code::ClientGone,
-                "the client closed the connection",
+            Self::RequestTimeout => row(
+                S::REQUEST_TIMEOUT,
+                Code::RequestTimeout,
+                "the rest of the request body did not come in time; send it again without pausing",
             ),
+            // Nobody reads these two; 499 is what access logs customarily call it.
+            Self::ClientStalled => row(gone(), Code::ClientStalled, "the client took nothing more of its answer"),
+            Self::ClientGone => row(gone(), Code::ClientGone, "the client closed the connection"),
         }
     }
 
@@ -200,6 +210,8 @@ impl Error {
             | Self::HeadersTooLarge(_)
             | Self::RequestTooLarge(_)
             | Self::Misdirected
+            | Self::RequestTimeout
+            | Self::ClientStalled
             | Self::ClientGone => Fault::Client,
             Self::Overloaded | Self::Unresolved(_) | Self::NoReadyEndpoint => Fault::Repoint,
             Self::Connect { .. } | Self::UpstreamReset(_) | Self::UpstreamInvalid(_) | Self::ResponseTimeout => {
@@ -221,6 +233,8 @@ impl Error {
             | Self::UpstreamReset(_)
             | Self::UpstreamInvalid(_)
             | Self::ResponseTimeout
+            | Self::RequestTimeout
+            | Self::ClientStalled
             | Self::ClientGone => false,
         }
     }
@@ -247,7 +261,7 @@ impl Error {
             | Self::UpstreamReset(_)
             | Self::UpstreamInvalid(_) => UNAVAILABLE,
             Self::ResponseTimeout => DEADLINE_EXCEEDED,
-            Self::ClientGone => CANCELLED,
+            Self::RequestTimeout | Self::ClientStalled | Self::ClientGone => CANCELLED,
         }
     }
 
@@ -284,6 +298,10 @@ impl Error {
         }
         answer
     }
+}
+
+fn gone() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
 fn unresolved_row(unresolved: Unresolved) -> Row {
@@ -331,7 +349,7 @@ fn unresolved_row(unresolved: Unresolved) -> Row {
 
 impl Code {
     /// Every code, in order: its place is its index in the counters.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::BadRequest,
         Self::UriTooLong,
         Self::HeadersTooLarge,
@@ -349,6 +367,8 @@ impl Code {
         Self::UpstreamReset,
         Self::UpstreamInvalid,
         Self::ResponseTimeout,
+        Self::RequestTimeout,
+        Self::ClientStalled,
         Self::ClientGone,
     ];
 
@@ -372,6 +392,8 @@ impl Code {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::ResponseTimeout => "response_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ClientStalled => "client_stalled",
             Self::ClientGone => "client_gone",
         }
     }
@@ -428,6 +450,8 @@ mod tests {
             (Error::Overloaded, 503, Fault::Repoint),
             (Error::Misdirected, 421, Fault::Client),
             (Error::BadRequest("x"), 400, Fault::Client),
+            (Error::RequestTimeout, 408, Fault::Client),
+            (Error::ClientStalled, 499, Fault::Client),
             (Error::ClientGone, 499, Fault::Client),
         ];
         for (error, status, fault) in cases {

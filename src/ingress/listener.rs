@@ -86,6 +86,7 @@ async fn sweep(core: Rc<Core>) {
         ticks.tick().await;
         let now = Instant::now();
         core.alarms.sweep(now);
+        core.streams.sweep(now);
         core.upstream.sweep(now);
     }
 }

@@ -30,6 +30,7 @@ mod upgrade;
 mod error;
 mod limits;
 mod alarm;
+mod streams;
 mod access_log;
 mod metrics;
 

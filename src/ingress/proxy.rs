@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 
-use crate::ingress::body::Body;
+use crate::ingress::body::{Body, Stall};
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::error::Error;
@@ -101,7 +101,9 @@ fn take_body(
         return Err(Error::RequestTooLarge(sending.body_max));
     }
     let gate = found.expects.then(|| Gate::new(exchange.core.config().continue_timeout.duration()));
-    Ok(RequestBody::new(incoming, ledger, sending.body_max, gate))
+    // The streams of gRPC may pause for as long as both sides like.
+    let stall_max = exchange.core.config().stall_limit().filter(|_| !exchange.is_grpc());
+    Ok(RequestBody::new(incoming, ledger, sending.body_max, gate).within(stall_max))
 }
 
 /// Passes the replica's answer on. The exchange leaves with its body.
@@ -127,7 +129,7 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
     exchange.answered(parts.status);
     if !switches {
         close_if_asked(&exchange, &mut parts.headers);
-        return Response::from_parts(parts, Body::replica(pause_max, lease, exchange));
+        return Response::from_parts(parts, Body::replica(pause_max, stall(&exchange), lease, exchange));
     }
     let connection = Rc::clone(&exchange.connection);
     let Some(tunnel) = lease.into_tunnel(exchange) else { return plain(&Error::UpstreamReset(None), None) };
@@ -136,6 +138,12 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
         None => connection.hand_over(tunnel),
     }
     Response::from_parts(parts, Body::made(Bytes::new()))
+}
+
+/// How long the client may leave its answer untaken.
+fn stall(exchange: &Exchange) -> Option<Stall> {
+    let limit = exchange.core.config().stall_limit()?;
+    exchange.core.streams.current().map(|alarm| Stall { alarm, limit })
 }
 
 /// Answers with an error of our own.
@@ -147,7 +155,7 @@ fn refuse(mut exchange: Exchange, error: &Error) -> Response<Body> {
     // A body that is not here yet is not waited for: hyper closes after the
     // answer, and the client had better know. What follows a request that could be
     // read in two ways could, too.
-    let is_over = exchange.body_left() > UNREAD_MAX || matches!(error, Error::BadRequest(_));
+    let is_over = exchange.body_left() > UNREAD_MAX || matches!(error, Error::BadRequest(_) | Error::RequestTimeout);
     if is_over && !exchange.is_http2() {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }

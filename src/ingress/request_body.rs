@@ -12,10 +12,12 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use crate::ingress::expect::Gate;
 
@@ -30,6 +32,8 @@ pub(super) struct Ledger {
     state: Cell<State>,
     /// Whether the client holds it back until it is asked.
     held_back: Cell<bool>,
+    /// An answer has begun: whoever reads it may take its time with the body.
+    answered: Cell<bool>,
     /// Frames taken so far, while all of them may have to be sent again.
     kept: RefCell<Option<VecDeque<Bytes>>>,
     kept_bytes: Cell<usize>,
@@ -49,6 +53,8 @@ pub(super) enum State {
     ClientGone,
     /// Its framing makes no sense.
     Malformed,
+    /// Nothing more of it came for too long.
+    Stalled,
 }
 
 impl Ledger {
@@ -79,6 +85,7 @@ impl Ledger {
 
     /// An answer has begun: the body is not sent again.
     pub(super) fn settle(&self) {
+        self.answered.set(true);
         *self.kept.borrow_mut() = None;
     }
 
@@ -106,6 +113,9 @@ pub(super) enum Cut {
     /// Its framing makes no sense.
     #[error("find the end of the client's request body")]
     Malformed(#[source] hyper::Error),
+    /// Nothing more of it came for too long.
+    #[error("get more of the client's request body in time")]
+    Stalled,
 }
 
 /// A request's body.
@@ -120,6 +130,7 @@ struct Inner {
     /// 0: no limit.
     limit: u64,
     gate: Option<Gate>,
+    patience: Option<Patience>,
 }
 
 impl RequestBody {
@@ -131,7 +142,17 @@ impl RequestBody {
     /// A body that ends with an error past `limit` bytes; 0 means no limit.
     pub(super) fn new(incoming: Incoming, ledger: Rc<Ledger>, limit: u64, gate: Option<Gate>) -> Self {
         ledger.held_back.set(gate.is_some());
-        Self(Some(Box::new(Inner { again: VecDeque::new(), incoming: Some(incoming), ledger, limit, gate })))
+        let (again, incoming) = (VecDeque::new(), Some(incoming));
+        Self(Some(Box::new(Inner { again, incoming, ledger, limit, gate, patience: None })))
+    }
+
+    /// It also ends with an error when nothing of it comes for so long before an
+    /// answer has begun.
+    pub(super) fn within(mut self, limit: Option<Duration>) -> Self {
+        if let Some(inner) = &mut self.0 {
+            inner.patience = limit.map(Patience::new);
+        }
+        self
     }
 
     /// The replica asks for it.
@@ -173,7 +194,17 @@ impl Inner {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            let patience = self.patience.as_mut().filter(|_| !self.ledger.answered.get());
+            let Some(patience) = patience else { return Poll::Pending };
+            return patience.poll_over(cx).map(|()| {
+                self.ledger.state.set(State::Stalled);
+                Some(Err(Cut::Stalled))
+            });
+        };
+        if let Some(patience) = &mut self.patience {
+            patience.since = None;
+        }
         let is_last = frame.is_none() || incoming.is_end_stream();
         let passed = frame.map(|frame| self.check(frame)).transpose();
         if is_last && passed.is_ok() {
@@ -203,6 +234,33 @@ impl Inner {
         ledger.bytes.set(bytes);
         ledger.keep(data);
         Ok(frame)
+    }
+}
+
+/// How long nothing may come. One timer for a body that keeps somebody waiting,
+/// set again when it ends too early: frames that come do not touch it.
+struct Patience {
+    limit: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: None, timer: None }
+    }
+
+    /// Ready when it is over. Called while nothing is there.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= due {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 }
 

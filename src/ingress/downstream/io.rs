@@ -94,8 +94,12 @@ impl AsyncRead for ClientIo {
 
 impl ClientIo {
     fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Poll::Ready(Ok(_)), Some(connection)) = (&result, &self.heard_by) {
-            connection.told();
+        if let Some(connection) = &self.heard_by {
+            match result {
+                Poll::Ready(Ok(_)) => connection.told(),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending => connection.blocked(),
+            }
         }
         result
     }

@@ -75,6 +75,7 @@ pub(super) struct Connection {
     tunnel: RefCell<Option<Tunnel>>,
     head_timeout: Duration,
     idle_timeout: Duration,
+    stall_limit: Option<Duration>,
     core: Rc<Core>,
     _permit: Permit,
 }
@@ -111,6 +112,7 @@ impl Connection {
             tunnel: RefCell::new(None),
             head_timeout,
             idle_timeout: core.config().idle_timeout.duration(),
+            stall_limit: core.config().stall_limit(),
             core: Rc::clone(core),
             _permit: permit,
         })
@@ -127,9 +129,25 @@ impl Connection {
 
     /// Bytes were taken by the client: it is slow rather than silent.
     fn told(&self) {
-        if self.phase.get() == Phase::Idle {
-            self.alarm.within(self.idle_timeout);
+        match self.phase.get() {
+            Phase::Idle => self.alarm.within(self.idle_timeout),
+            // `blocked` has set it.
+            Phase::Busy if self.alarm.is_on() => self.alarm.off(),
+            Phase::Busy | Phase::Head => {}
         }
+    }
+
+    /// The client does not take what is there for it.
+    fn blocked(&self) {
+        let limit = self.stall_limit.filter(|_| self.phase.get() == Phase::Busy && !self.alarm.is_on());
+        if let Some(limit) = limit {
+            self.alarm.within(limit);
+        }
+    }
+
+    /// Whether it was ended for its silence.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.alarm.has_rung()
     }
 
     /// A request's head is in.

@@ -189,6 +189,7 @@ fn why(exchange: &Exchange, sending: &Sending, broken: Broken) -> Error {
     match exchange.ledger.as_ref().map(|ledger| ledger.state()) {
         Some(State::TooLarge) => return Error::RequestTooLarge(sending.body_max),
         Some(State::ClientGone) => return Error::ClientGone,
+        Some(State::Stalled) => return Error::RequestTimeout,
         Some(State::Malformed) => return Error::BadRequest("the body's chunks are not chunks"),
         Some(State::Open | State::Done) | None => {}
     }
