@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::ingress;
-use crate::ingress::config::{AccessLog, LogFormat, Tls};
+use crate::ingress::config::{AccessLog, LogFormat, Spans, Tls};
 use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::host::HostPattern;
@@ -58,6 +58,13 @@ pub struct ServerArgs {
     /// Log one request in N, and every one that fails with 5xx or is cut short (default 1)
     #[arg(long, env = "REPOINT_ACCESS_LOG_SAMPLE", value_name = "N")]
     pub access_log_sample: Option<NonZeroU32>,
+    /// Send requests as spans to this OpenTelemetry collector: its gRPC address, as http://127.0.0.1:4317, or off
+    /// (default OTEL_EXPORTER_OTLP_ENDPOINT, where that is set)
+    #[arg(long, env = "REPOINT_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// How many of the traces that begin here become spans, from 0 to 1 (default 1)
+    #[arg(long, env = "REPOINT_OTLP_SAMPLE_RATIO", value_name = "RATIO")]
+    pub otlp_sample_ratio: Option<f64>,
     /// Environments with metrics of their own (support/production, or support/*; 100 at most)
     #[arg(long, env = "REPOINT_METRICS_ENVIRONMENTS", value_name = "PROJECT/NAME", value_delimiter = ',')]
     pub metrics_environments: Vec<EnvironmentPattern>,
@@ -174,6 +181,8 @@ impl ServerArgs {
             access_log: self.access_log.or(file.access_log),
             access_log_format: self.access_log_format.or(file.access_log_format),
             access_log_sample: self.access_log_sample.or(file.access_log_sample),
+            otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
+            otlp_sample_ratio: self.otlp_sample_ratio.or(file.otlp_sample_ratio),
             metrics_environments: given(self.metrics_environments, file.metrics_environments),
             trusted_proxies: given(self.trusted_proxies, file.trusted_proxies),
             proxy_protocol_from: given(self.proxy_protocol_from, file.proxy_protocol_from),
@@ -258,6 +267,7 @@ impl ServerArgs {
             proxy_protocol_from: given(self.proxy_protocol_from.clone(), defaults.proxy_protocol_from),
             stall_timeout: self.stall_timeout.map_or(defaults.stall_timeout, Span::seconds),
             metrics_environments: self.metrics_environments.clone(),
+            spans: self.spans(),
             access_log: match self.access_log.as_deref() {
                 None | Some("off") => AccessLog::Off,
                 Some("-") => AccessLog::Stdout,
@@ -265,6 +275,25 @@ impl ServerArgs {
             },
             access_log_format: self.access_log_format.unwrap_or(defaults.access_log_format),
             access_log_sample: self.access_log_sample.unwrap_or(defaults.access_log_sample),
+            ..defaults
+        }
+    }
+
+    /// The standard variables of OpenTelemetry stand behind our own settings.
+    fn spans(&self) -> Spans {
+        let defaults = Spans::default();
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let standard =
+            || variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        let facts = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+        let facts = facts.split(',').filter_map(|fact| fact.split_once('='));
+        let facts = facts.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
+        let name = variable("OTEL_SERVICE_NAME").map(|name| ("service.name".to_owned(), name));
+        let facts = facts.filter(|(known, _)| name.is_none() || known != "service.name");
+        Spans {
+            endpoint: self.otlp_endpoint.clone().or_else(standard).filter(|endpoint| endpoint != "off"),
+            ratio: self.otlp_sample_ratio.unwrap_or(defaults.ratio),
+            resource: facts.chain(name.clone()).collect(),
             ..defaults
         }
     }

@@ -61,9 +61,10 @@ const NOT_YET: &[&str] = &["studio"];
 const HOMES: &[(&str, &[&str])] = &[
     // ingress for the certificates, which a handshake reads as a request reads the table.
     ("arc_swap", &["routing", "ingress"]),
-    ("tonic", &["stream", "wire"]),
-    ("tonic_prost", &["stream", "wire"]),
-    ("prost", &["stream", "wire"]),
+    // telemetry for spans: collectors speak gRPC.
+    ("tonic", &["stream", "wire", "telemetry"]),
+    ("tonic_prost", &["stream", "wire", "telemetry"]),
+    ("prost", &["stream", "wire", "telemetry"]),
     // worker for its health probe, demo because it is a worker itself.
     ("hyper", &["ingress", "worker", "demo"]),
     // control for one of its timers, which axum's own server leaves off: the longest a request's head may take.

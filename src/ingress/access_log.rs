@@ -100,6 +100,7 @@ pub(super) struct Head {
     pub(super) uri: Uri,
     pub(super) host: Option<HeaderValue>,
     pub(super) traceparent: Option<HeaderValue>,
+    pub(super) tracestate: Option<HeaderValue>,
 }
 
 /// One line. Absent facts are left out.

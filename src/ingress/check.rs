@@ -11,9 +11,10 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 
 use crate::ingress::Error;
-use crate::ingress::config::{AccessLog, Config};
+use crate::ingress::config::{AccessLog, Config, Spans};
 use crate::ingress::tls;
 use crate::ingress::watched::WATCHED_MAX;
+use crate::telemetry::otlp;
 
 /// What would keep an ingress with these settings from starting, or from serving
 /// everything they name. Addresses are the caller's: it knows those of the others.
@@ -22,6 +23,7 @@ pub fn check(config: &Config) -> Vec<Error> {
     if config.metrics_environments.len() > WATCHED_MAX {
         problems.push(Error::Watched(config.metrics_environments.len()));
     }
+    problems.extend(spans(&config.spans).err());
     // Without an address nothing of it is used; it is read all the same, so that
     // adding one is not when it turns out to be wrong.
     if !config.tls.certificates.is_empty() || !config.tls.listen.is_empty() {
@@ -31,6 +33,14 @@ pub fn check(config: &Config) -> Vec<Error> {
         problems.extend(is_appendable(path).err().map(Error::AccessLog));
     }
     problems
+}
+
+/// Whether spans could be sent.
+pub(super) fn spans(spans: &Spans) -> Result<(), Error> {
+    if !(0.0..=1.0).contains(&spans.ratio) {
+        return Err(Error::SpansRatio(spans.ratio));
+    }
+    Ok(spans.endpoint.as_deref().map_or(Ok(()), otlp::check)?)
 }
 
 fn is_appendable(path: &Path) -> io::Result<()> {

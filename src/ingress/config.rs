@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::manifest::Span;
+use crate::telemetry::otlp;
 
 /// Settings of the ingress. Limits hold for this process: they are per proxy.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -79,6 +80,43 @@ pub struct Config {
     /// [`WATCHED_MAX`](crate::ingress::watched::WATCHED_MAX) patterns, and as many
     /// environments.
     pub metrics_environments: Vec<EnvironmentPattern>,
+    /// Where requests go as spans.
+    pub spans: Spans,
+}
+
+/// Requests as spans of OpenTelemetry.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spans {
+    /// A collector's gRPC address (`http://127.0.0.1:4317`). `None`: there are none.
+    pub endpoint: Option<String>,
+    /// How many of the traces that begin here are recorded: 0 to 1. Of others
+    /// their sampled flag decides.
+    pub ratio: f64,
+    /// Facts about this process, besides `service.version`; `service.name` is
+    /// `repoint` unless it is among them.
+    pub resource: Vec<(String, String)>,
+    /// Spans that may wait for the collector; further ones are dropped and counted.
+    pub queue_max: usize,
+}
+
+impl Default for Spans {
+    fn default() -> Self {
+        Self { endpoint: None, ratio: 1.0, resource: Vec::new(), queue_max: 8 * 1024 }
+    }
+}
+
+impl Spans {
+    /// What the exporter is to do, where there is one.
+    pub(super) fn exporter(&self) -> Option<otlp::Config> {
+        let endpoint = self.endpoint.clone()?;
+        let mut resource = self.resource.clone();
+        resource.push(("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
+        if !resource.iter().any(|(name, _)| name == "service.name") {
+            resource.push(("service.name".to_owned(), "repoint".to_owned()));
+        }
+        Some(otlp::Config { endpoint, resource, queue_max: self.queue_max })
+    }
 }
 
 /// TLS towards clients: the `[tls]` table of the settings file.
@@ -228,6 +266,7 @@ impl Default for Config {
             access_log_format: LogFormat::Json,
             access_log_sample: NonZeroU32::MIN,
             metrics_environments: Vec::new(),
+            spans: Spans::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::ingress::limits::Limit;
 use crate::ingress::metrics::Counters;
 use crate::ingress::metrics::environments::{Watched, Watcher};
 use crate::ingress::origin::{Origin, Origins};
+use crate::ingress::span::Spans;
 use crate::ingress::streams::Streams;
 use crate::ingress::tls::Served;
 use crate::ingress::upstream::Upstream;
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) access_log: Option<Writer>,
     /// `None` where no environment has metrics of its own.
     pub(super) watched: Option<Arc<Watched>>,
+    /// `None` where no request becomes a span.
+    pub(super) spans: Option<Spans>,
     /// A successor accepts from the same sockets: what is idle here is not
     /// hurried, because its client may be sending already.
     pub(super) is_succeeded: Arc<AtomicBool>,
@@ -59,6 +62,7 @@ pub(super) struct Core {
     pub(super) alarms: Rc<Alarms>,
     pub(super) access_log: Option<RefCell<Writer>>,
     pub(super) watcher: Option<Watcher>,
+    pub(super) spans: Option<Spans>,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<Streams>,
     /// HTTP/2 requests that are being answered.
@@ -84,6 +88,7 @@ impl Core {
             alarms: Alarms::new(Instant::now()),
             access_log: shared.access_log.clone().map(RefCell::new),
             watcher: shared.watched.as_ref().map(|watched| watched.watcher(index)),
+            spans: shared.spans.clone(),
             http1: http1(config),
             http2: http2(config, streams.clone()),
             streams,

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
@@ -21,6 +21,7 @@ use crate::ingress::headers::{REQUEST_ID, TRACEPARENT};
 use crate::ingress::limits::Permit;
 use crate::ingress::metrics;
 use crate::ingress::request_body::Ledger;
+use crate::ingress::span::{Finished, Ids, Place, Served};
 use crate::routing::claim::Claim;
 use crate::routing::live::Claimed;
 
@@ -56,6 +57,8 @@ pub(super) struct Exchange {
     answered: Option<(Instant, StatusCode)>,
     code: Option<Code>,
     head: Option<Box<Head>>,
+    /// Where it is in its trace, where we record any.
+    place: Option<Box<Place>>,
     stream: Option<Permit>,
 }
 
@@ -64,12 +67,15 @@ impl Exchange {
     pub(super) fn begin(core: &Rc<Core>, connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
         connection.begin_request();
         core.counters.in_flight.one();
-        let head = core.access_log.is_some().then(|| {
+        let place = core.spans.as_ref().and_then(|spans| spans.place(request.headers())).map(Box::new);
+        let is_recorded = place.as_ref().is_some_and(|place| place.recorded.is_some());
+        let head = (core.access_log.is_some() || is_recorded).then(|| {
             Box::new(Head {
                 method: request.method().clone(),
                 uri: request.uri().clone(),
                 host: request.headers().get(header::HOST).cloned(),
                 traceparent: None,
+                tracestate: place.as_ref().and_then(|place| place.trace_state(request.headers())),
             })
         });
         Self {
@@ -91,6 +97,7 @@ impl Exchange {
             answered: None,
             code: None,
             head,
+            place,
             stream: None,
         }
     }
@@ -107,6 +114,11 @@ impl Exchange {
         if let Some(head) = &mut self.head {
             head.traceparent = headers.get(TRACEPARENT).cloned();
         }
+    }
+
+    /// Where it is in its trace, where we record any.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.place.as_deref()
     }
 
     /// What the request is told by.
@@ -179,6 +191,11 @@ impl Exchange {
         if let (Some(head), Some(writer)) = (&self.head, &self.core.access_log) {
             self.log(head, &mut writer.borrow_mut(), now, bytes_in);
         }
+        if let (Some(spans), Some(place)) = (&self.core.spans, &self.place)
+            && let (Some(ids), Some(head)) = (place.recorded, &self.head)
+        {
+            spans.queue.push(self.finished(ids, head, now, bytes_in));
+        }
     }
 
     fn log(&self, head: &Head, writer: &mut Writer, now: Instant, bytes_in: u64) {
@@ -186,6 +203,36 @@ impl Exchange {
         let deployment = self.claimed.as_ref().map(|claimed| claimed.pool.deployment_text());
         let weight = writer.is_sampled().then_some(weight);
         writer.write(&Line { deployment: deployment.as_deref(), weight, ..self.line(head, now, bytes_in) });
+    }
+
+    fn finished(&self, ids: Ids, head: &Head, now: Instant, bytes_in: u64) -> Finished {
+        let served = self.claimed.as_ref().map(|claimed| Served {
+            project: claimed.environment().project().to_owned(),
+            environment: claimed.environment().name().to_owned(),
+            deployment: claimed.pool.deployment_text().to_string(),
+            revision: claimed.revision.0,
+        });
+        Finished {
+            ids,
+            trace_state: head.tracestate.clone(),
+            ended: SystemTime::now(),
+            took: now - self.started,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            host: head.host.clone(),
+            version: self.version,
+            is_secure: self.connection.is_secure(),
+            client: self.connection.peer().address(),
+            status: self.answered.map(|(_, status)| status),
+            answer_start: self.answered.map(|(at, _)| at - self.started),
+            error: self.code.map(Code::as_str),
+            went_wrong: self.went_wrong(),
+            bytes_in,
+            bytes_out: self.bytes_out,
+            retries: self.retries,
+            upstream: self.upstream,
+            served,
+        }
     }
 
     /// Whether somebody but the client is to look into it: a status of 5xx, or an

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request
 use crate::ingress::downstream::Connection;
 use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
 use crate::ingress::origin::Origin;
+use crate::ingress::span::Place;
 use crate::ingress::trace;
 use crate::model::deployment::HostHeader;
 use crate::routing::live::Claimed;
@@ -28,11 +29,18 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// W3C Trace Context.
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// What vendors add to it.
+pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Makes a request fit for any replica: HTTP/1.1, origin form, without what
 /// belongs to the client's hop, with what we know of it.
-pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, connection: &Connection) -> Request<B> {
+pub(super) fn prepare<B>(
+    request: Request<B>,
+    asked: &Asked,
+    found: &Found,
+    connection: &Connection,
+    place: Option<&Place>,
+) -> Request<B> {
     let (mut parts, body) = request.into_parts();
     let received = std::mem::replace(&mut parts.version, Version::HTTP_11);
     if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
@@ -62,7 +70,7 @@ pub(super) fn prepare<B>(request: Request<B>, asked: &Asked, found: &Found, conn
         join_cookies(headers);
     }
     add_forwarding(headers, asked, found, connection, received);
-    add_trace(headers, found);
+    add_trace(headers, found, place);
     Request::from_parts(parts, body)
 }
 
@@ -161,21 +169,19 @@ fn strip_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
     }
 }
 
-fn add_trace(headers: &mut HeaderMap, found: &Found) {
+fn add_trace(headers: &mut HeaderMap, found: &Found, place: Option<&Place>) {
     if found.request_id != Given::Valid {
         headers.insert(REQUEST_ID, trace::new_request_id());
     }
-    match found.trace {
+    if found.trace == Given::Invalid {
+        // W3C Trace Context §3.3: without its parent, tracestate means nothing.
+        headers.remove(TRACESTATE);
+    }
+    match place {
+        Some(place) => drop(headers.insert(TRACEPARENT, place.traceparent.clone())),
         // Passed on as it is: we report no span of our own for others to hang on.
-        Given::Valid => {}
-        Given::Absent => {
-            headers.insert(TRACEPARENT, trace::new_traceparent());
-        }
-        Given::Invalid => {
-            // W3C Trace Context §3.3: without its parent, tracestate means nothing.
-            headers.insert(TRACEPARENT, trace::new_traceparent());
-            headers.remove(TRACESTATE);
-        }
+        None if found.trace == Given::Valid => {}
+        None => drop(headers.insert(TRACEPARENT, trace::new_traceparent())),
     }
 }
 

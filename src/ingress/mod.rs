@@ -21,6 +21,7 @@ mod proxy;
 mod identify;
 mod headers;
 mod trace;
+mod span;
 mod exchange;
 mod request_body;
 mod expect;
@@ -54,10 +55,12 @@ use crate::ingress::metrics::summed::Summed;
 use crate::ingress::metrics::table::TableMetrics;
 use crate::ingress::socket::Bound;
 pub use crate::ingress::socket::Given;
+use crate::ingress::span::Spans;
 use crate::ingress::tls::watch::{Loaded, Watching};
 use crate::ingress::watched::WATCHED_MAX;
 use crate::routing::live::Live;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::{self, Exporting};
 
 /// Why the ingress does not start. Reads as "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,12 @@ pub enum Error {
     /// More than a scrape should hold.
     #[error("watch {0} environments: metrics-environments takes {WATCHED_MAX} at most; name fewer")]
     Watched(usize),
+    /// Spans cannot be sent.
+    #[error(transparent)]
+    Spans(#[from] otlp::Error),
+    /// Not a part of a whole.
+    #[error("record {0} of the traces that begin here: give otlp-sample-ratio a number from 0 to 1")]
+    SpansRatio(f64),
     /// The access log cannot be opened.
     #[error("open the access log")]
     AccessLog(#[source] io::Error),
@@ -115,6 +124,7 @@ pub struct Running {
     threads: Mutex<Vec<thread::JoinHandle<io::Result<usize>>>>,
     certificates: Option<Watching>,
     _access_log: Option<Guard>,
+    _exporting: Option<Exporting>,
 }
 
 /// Starts the ingress: binds every address, starts a thread per core, registers
@@ -137,6 +147,7 @@ pub fn prepare(config: Config, mut given: Vec<Given>) -> Result<Prepared, Error>
     if config.metrics_environments.len() > WATCHED_MAX {
         return Err(Error::Watched(config.metrics_environments.len()));
     }
+    check::spans(&config.spans)?;
     let certificates = (!config.tls.listen.is_empty()).then(|| Loaded::new(&config.tls)).transpose()?;
     let mut bound = socket::bind_all(&config.listen, false, &mut given, &config)?;
     bound.extend(socket::bind_all(&config.tls.listen, true, &mut given, &config)?);
@@ -174,6 +185,8 @@ impl Prepared {
                 registry.register_collector(Box::new(PerEnvironment(Arc::clone(watched))));
             }
         });
+        let exporter = config.spans.exporter().map(|exporter| otlp::start(exporter, metrics)).transpose()?;
+        let (queue, exporting) = exporter.unzip();
         let is_succeeded = Arc::<AtomicBool>::default();
         let shared = Arc::new(Shared {
             is_succeeded: Arc::clone(&is_succeeded),
@@ -181,6 +194,7 @@ impl Prepared {
             streams: Limit::new(config.streams_max),
             access_log: writer,
             watched,
+            spans: queue.map(|queue| Spans { queue, ratio: config.spans.ratio }),
             live,
             certificates: certificates.as_ref().map(Loaded::served),
             config,
@@ -195,6 +209,7 @@ impl Prepared {
             threads: Mutex::default(),
             certificates: watching,
             _access_log: guard,
+            _exporting: exporting,
         };
         for (index, (sockets, counters)) in sockets.into_iter().zip(counters).enumerate() {
             let watch = running.drain.watch();

@@ -56,7 +56,7 @@ async fn walk(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result
     let sending = sending(&claimed, &found, &request);
     exchange.claimed = Some(claimed);
     exchange.upgrading = found.extended.then(|| hyper::upgrade::on(&mut request));
-    let request = headers::prepare(request, &asked, &found, &exchange.connection);
+    let request = headers::prepare(request, &asked, &found, &exchange.connection, exchange.place());
     exchange.identified(request.headers());
     let (mut parts, incoming) = request.into_parts();
     let body = take_body(exchange, &found, &sending, incoming)?;

@@ -32,11 +32,66 @@ pub(super) fn new_request_id() -> HeaderValue {
 /// A new trace context. Sampled: a replica that leaves the choice to its parent,
 /// as OpenTelemetry does by default, records as it would without us.
 pub(super) fn new_traceparent() -> HeaderValue {
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    // All-zero ids are invalid (§3.2.2.3).
-    hex(&fastrand::u128(1..).to_be_bytes(), &mut text[3..35]);
-    hex(&fastrand::u64(1..).to_be_bytes(), &mut text[36..52]);
+    traceparent(&new_trace_id(), &new_span_id(), SAMPLED)
+}
+
+/// The flag of traces that are recorded (W3C Trace Context §3.2.2.5.1).
+pub(super) const SAMPLED: u8 = 1;
+/// Flags that are passed on: the one above, and that ids are random (level 2).
+const FLAGS: u8 = 3;
+
+/// The span that a request comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Parent {
+    pub(super) trace: [u8; 16],
+    pub(super) span: [u8; 8],
+    pub(super) flags: u8,
+}
+
+impl Parent {
+    /// Reads a `traceparent` that can be continued.
+    pub(super) fn read(value: &[u8]) -> Option<Self> {
+        if !is_traceparent(value) {
+            return None;
+        }
+        let (mut trace, mut span, mut flags) = ([0; 16], [0; 8], [0; 1]);
+        unhex(&value[3..35], &mut trace);
+        unhex(&value[36..52], &mut span);
+        unhex(&value[53..55], &mut flags);
+        Some(Self { trace, span, flags: flags[0] & FLAGS })
+    }
+
+    /// Whether it is recorded.
+    pub(super) fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+}
+
+/// The id of a new trace. All-zero ids are invalid (§3.2.2.3), here and below.
+pub(super) fn new_trace_id() -> [u8; 16] {
+    fastrand::u128(1..).to_be_bytes()
+}
+
+/// The id of a new span.
+pub(super) fn new_span_id() -> [u8; 8] {
+    fastrand::u64(1..).to_be_bytes()
+}
+
+/// A trace context with these ids.
+pub(super) fn traceparent(trace: &[u8; 16], span: &[u8; 8], flags: u8) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    hex(trace, &mut text[3..35]);
+    hex(span, &mut text[36..52]);
+    hex(&[flags], &mut text[53..55]);
     HeaderValue::from_bytes(&text).expect("hex digits and dashes are visible ASCII")
+}
+
+/// Only for what was found to be hex digits.
+fn unhex(text: &[u8], into: &mut [u8]) {
+    let digit = |byte: u8| if byte.is_ascii_digit() { byte - b'0' } else { byte.wrapping_sub(b'a') + 10 };
+    for (pair, byte) in text.chunks_exact(2).zip(into) {
+        *byte = digit(pair[0]) << 4 | digit(pair[1]);
+    }
 }
 
 fn hex(bytes: &[u8], into: &mut [u8]) {
@@ -58,6 +113,18 @@ mod tests {
             assert!(is_request_id(new_request_id().as_bytes()));
         }
         assert_ne!(new_request_id(), new_request_id());
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let text = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let parent = Parent::read(text).unwrap();
+        assert_eq!(parent.trace[..3], [0x0a, 0xf7, 0x65]);
+        assert_eq!((parent.span[7], parent.is_sampled()), (0x31, true));
+        assert_eq!(traceparent(&parent.trace, &parent.span, parent.flags).as_bytes(), text);
+        let later = Parent::read(b"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-fe-more").unwrap();
+        assert_eq!((later.flags, later.is_sampled()), (2, false), "flags that nobody knows are not passed on");
+        assert_eq!(Parent::read(b"00-x"), None);
     }
 
     #[test]

@@ -233,3 +233,42 @@ fn complaint_of_arguments(arguments: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
+
+/// The first bytes that somebody sends to a listener, before it answers anything.
+fn first_bytes(listener: &std::net::TcpListener) -> String {
+    use std::io::Read as _;
+    let (mut stream, _) = listener.accept().expect("a connection");
+    stream.set_read_timeout(Some(super::support::DEADLINE)).expect("a socket takes a timeout");
+    let mut bytes = [0; 24];
+    stream.read_exact(&mut bytes).expect("an HTTP/2 preface is as long");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn spans_go_to_the_collector_of_the_flag_or_of_the_standard_variable() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let server = Server::up_with(&["--otlp-endpoint", &url]);
+    assert_eq!(http::get(server.ingress(), "nowhere.localhost", "/").status, 404);
+    assert!(first_bytes(&listener).starts_with("PRI * HTTP/2.0"));
+    drop(server);
+
+    let folder = folder();
+    let data = folder.path().join("data").display().to_string();
+    let free = "127.0.0.1:0";
+    let command =
+        ["up", "--json", "--data-dir", &data, "--ingress", free, "--api", free, "--stream", free, "--admin", free];
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.into())];
+    let (mut child, said) = super::support::server::start(&command.map(str::to_owned), folder.path(), variables);
+    let addresses: Value = serde_json::from_str(&said).expect("where it listens");
+    let ingress = addresses["ingress"][0].as_str().and_then(|address| address.parse().ok()).expect("an address");
+    assert_eq!(http::get(ingress, "nowhere.localhost", "/").status, 404);
+    assert!(first_bytes(&listener).starts_with("PRI * HTTP/2.0"));
+    super::support::server::signal(child.id(), "TERM");
+    assert!(child.wait().expect("it is our child").success());
+
+    let said = complaint(&check("otlp-sample-ratio = 2.0\n", &["--otlp-endpoint", "https://collector:4317"]));
+    assert!(said.contains("otlp-sample-ratio"), "{said}");
+    let said = complaint(&check("", &["--otlp-endpoint", "https://collector:4317"]));
+    assert!(said.contains("http://127.0.0.1:4317"), "{said}");
+}

@@ -24,5 +24,6 @@ mod streaming;
 mod tls;
 mod tls_clients;
 mod tls_reload;
+mod traces;
 mod upgrades;
 mod upstream;
