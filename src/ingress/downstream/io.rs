@@ -6,10 +6,12 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::ingress::downstream::Connection;
@@ -66,6 +68,12 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// How long the end of what a client sends is kept from HTTP while a request runs.
+/// Over HTTP/1 one that has closed its side alone and waits for its answer looks
+/// like one that is gone: an answer that comes this soon reaches the former, and
+/// the latter's request ends within a second. Resets are passed on at once.
+const HALF_CLOSED: Duration = Duration::from_millis(500);
+
 /// The client's socket.
 pub(super) struct ClientIo {
     pub(super) stream: Stream,
@@ -73,6 +81,15 @@ pub(super) struct ClientIo {
     pub(super) early: Bytes,
     /// `None` on HTTP/2, where bytes come and go without a request.
     pub(super) heard_by: Option<Rc<Connection>>,
+    /// It has closed its side.
+    closed: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientIo {
+    /// A socket of which `early` was read; see the fields.
+    pub(super) fn new(stream: Stream, early: Bytes, heard_by: Option<Rc<Connection>>) -> Self {
+        Self { stream, early, heard_by, closed: None }
+    }
 }
 
 impl AsyncRead for ClientIo {
@@ -85,8 +102,13 @@ impl AsyncRead for ClientIo {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if let Some(connection) = self.heard_by.as_ref().filter(|_| buf.filled().len() > before) {
+        let me = &mut *self;
+        let Some(connection) = &me.heard_by else { return Poll::Ready(Ok(())) };
+        if buf.filled().len() > before {
             connection.heard();
+        } else if connection.is_busy() && buf.remaining() > 0 {
+            let patience = me.closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));
+            ready!(patience.as_mut().poll(cx));
         }
         Poll::Ready(Ok(()))
     }

@@ -145,6 +145,11 @@ impl Connection {
         }
     }
 
+    /// Whether a request runs.
+    fn is_busy(&self) -> bool {
+        self.phase.get() == Phase::Busy
+    }
+
     /// Whether it was ended for its silence.
     pub(super) fn is_overdue(&self) -> bool {
         self.alarm.has_rung()

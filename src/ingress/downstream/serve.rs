@@ -99,7 +99,7 @@ async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
         let (core, connection) = (Rc::clone(core), Rc::clone(connection));
         async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
     });
-    let io = ClientIo { stream, early, heard_by: Some(Rc::clone(connection)) };
+    let io = ClientIo::new(stream, early, Some(Rc::clone(connection)));
     let mut http = core.http1.serve_connection(TokioIo::new(io), service);
     let mut asked = false;
     let ended = poll_fn(|cx| {
@@ -143,7 +143,7 @@ async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
         let (core, connection) = (Rc::clone(core), Rc::clone(connection));
         async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
     });
-    let io = ClientIo { stream, early, heard_by: None };
+    let io = ClientIo::new(stream, early, None);
     let mut http = pin!(core.http2.serve_connection(TokioIo::new(io), service));
     let mut asked = false;
     let ended = poll_fn(|cx| {
