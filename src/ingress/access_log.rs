@@ -4,7 +4,7 @@
 //! rather than stalls a core. Path and host are kept as the client sent them,
 //! the query is left out, because tokens travel in it. `exchange` fills lines in.
 
-mod text;
+mod combined;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -82,7 +82,7 @@ impl Writer {
     pub(super) fn write(&mut self, line: &Line<'_>) {
         let mut bytes = Vec::with_capacity(512);
         match self.format {
-            LogFormat::Text => text::write(&mut bytes, line),
+            LogFormat::Text => combined::write(&mut bytes, line),
             // Writing into memory does not fail, and no map in a line has keys that
             // are not text.
             LogFormat::Json => drop(serde_json::to_writer(&mut bytes, line)),
@@ -101,6 +101,19 @@ pub(super) struct Head {
     pub(super) host: Option<HeaderValue>,
     pub(super) traceparent: Option<HeaderValue>,
     pub(super) tracestate: Option<HeaderValue>,
+}
+
+impl Head {
+    /// The host that was asked for, as it was written.
+    pub(super) fn authority(&self) -> &str {
+        let target = || self.uri.authority().map_or("", |authority| authority.as_str());
+        if self.host.is_some() { text(&self.host) } else { target() }
+    }
+}
+
+/// A header's value, where it is visible ASCII; else nothing.
+pub(super) fn text(value: &Option<HeaderValue>) -> &str {
+    value.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// One line. Absent facts are left out.

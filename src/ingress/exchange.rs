@@ -13,7 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::ingress::access_log::{Head, Line, Writer, protocol};
+use crate::ingress::access_log::{Head, Line, Writer, protocol, text};
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::error::{Code, Error};
@@ -21,7 +21,7 @@ use crate::ingress::headers::{REQUEST_ID, TRACEPARENT};
 use crate::ingress::limits::Permit;
 use crate::ingress::metrics;
 use crate::ingress::request_body::Ledger;
-use crate::ingress::span::{Finished, Ids, Place, Served};
+use crate::ingress::span::{Finished, Ids, Place, Served, cut};
 use crate::routing::claim::Claim;
 use crate::routing::live::Claimed;
 
@@ -214,12 +214,12 @@ impl Exchange {
         });
         Finished {
             ids,
-            trace_state: head.tracestate.clone(),
+            trace_state: text(&head.tracestate).to_owned(),
             ended: SystemTime::now(),
             took: now - self.started,
             method: head.method.clone(),
-            uri: head.uri.clone(),
-            host: head.host.clone(),
+            path: cut(head.uri.path()),
+            authority: cut(head.authority()),
             version: self.version,
             is_secure: self.connection.is_secure(),
             client: self.connection.peer().address(),
@@ -245,7 +245,6 @@ impl Exchange {
 
     fn line<'a>(&'a self, head: &'a Head, now: Instant, bytes_in: u64) -> Line<'a> {
         let ms = |until: Instant| (until - self.started).as_secs_f64() * 1_000.0;
-        let text = |value: &'a Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok());
         let claimed = self.claimed.as_ref();
         let duration = SignedDuration::try_from(now - self.started).unwrap_or_default();
         Line {
@@ -257,7 +256,7 @@ impl Exchange {
             client: self.connection.peer().text(),
             protocol: protocol(self.version),
             method: head.method.as_str(),
-            host: text(&head.host).or(head.uri.authority().map(|authority| authority.as_str())).unwrap_or_default(),
+            host: head.authority(),
             path: head.uri.path(),
             status: self.answered.map(|(_, status)| status.as_u16()),
             upstream: self.upstream,
@@ -268,8 +267,8 @@ impl Exchange {
             duration_ms: ms(now),
             retries: self.retries,
             tunnel: self.tunnel_in.is_some(),
-            request_id: text(&self.request_id).unwrap_or_default(),
-            trace_id: text(&head.traceparent).and_then(|value| value.get(3..35)).unwrap_or_default(),
+            request_id: text(&self.request_id),
+            trace_id: text(&head.traceparent).get(3..35).unwrap_or_default(),
             weight: None,
         }
     }

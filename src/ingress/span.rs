@@ -2,14 +2,15 @@
 //! is told, by OpenTelemetry's semantic conventions for HTTP servers (stable
 //! since 1.23).
 //!
-//! A core copies handles and numbers; texts are made on the exporter's thread.
-//! The query is left out, because tokens travel in it.
+//! A core copies what it needs, cut to a length: handles on a request's head would
+//! keep all of it in memory while a span waits. The rest is made on the exporter's
+//! thread. The query is left out, because tokens travel in it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::ingress::headers::{TRACEPARENT, TRACESTATE};
 use crate::ingress::trace::{self, Parent};
@@ -37,7 +38,8 @@ pub(super) struct Place {
 impl Place {
     /// What vendors have added to the trace that is continued, where it is recorded.
     pub(super) fn trace_state(&self, headers: &HeaderMap) -> Option<HeaderValue> {
-        self.recorded?.parent.and_then(|_| headers.get(TRACESTATE).cloned())
+        self.recorded?.parent?;
+        headers.get(TRACESTATE).filter(|value| value.len() <= TRACE_STATE_BYTES_MAX).cloned()
     }
 }
 
@@ -74,12 +76,13 @@ impl Spans {
 /// A request that has ended.
 pub(super) struct Finished {
     pub(super) ids: Ids,
-    pub(super) trace_state: Option<HeaderValue>,
+    pub(super) trace_state: String,
     pub(super) ended: SystemTime,
     pub(super) took: Duration,
     pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) host: Option<HeaderValue>,
+    pub(super) path: String,
+    /// The host that was asked for, and its port where it was said.
+    pub(super) authority: String,
     pub(super) version: Version,
     pub(super) is_secure: bool,
     pub(super) client: IpAddr,
@@ -103,9 +106,16 @@ pub(super) struct Served {
     pub(super) revision: u64,
 }
 
-/// Bytes of a path that a collector is told: whole in practice, and a batch of
-/// the longest stays below what a collector takes at once (4 MiB).
-const PATH_BYTES_MAX: usize = 2 * 1024;
+/// Bytes of a text that a client chose: whole in practice, and a batch of the
+/// longest stays below what a collector takes at once (4 MiB).
+const TEXT_BYTES_MAX: usize = 1024;
+/// W3C Trace Context §3.3.1.5: so much is to be passed on, if any is.
+const TRACE_STATE_BYTES_MAX: usize = 512;
+
+/// A copy of a text that a client chose, cut.
+pub(super) fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT_BYTES_MAX)].to_owned()
+}
 
 impl From<Finished> for Span {
     fn from(finished: Finished) -> Self {
@@ -117,7 +127,6 @@ impl From<Finished> for Span {
         Self {
             trace_id: finished.ids.trace.to_vec(),
             span_id: finished.ids.own.to_vec(),
-            trace_state: text(finished.trace_state.as_ref()).to_owned(),
             parent_span_id: finished.ids.parent.map(|parent| parent.to_vec()).unwrap_or_default(),
             flags: u32::from(finished.ids.flags) | FLAG_REMOTE_KNOWN | remote,
             // There is no route of few values to add: paths are the workers' own.
@@ -126,6 +135,7 @@ impl From<Finished> for Span {
             start_time_unix_nano: nanoseconds(began),
             end_time_unix_nano: nanoseconds(finished.ended),
             attributes: finished.attributes(),
+            trace_state: finished.trace_state,
             status,
         }
     }
@@ -134,8 +144,6 @@ impl From<Finished> for Span {
 impl Finished {
     fn attributes(&self) -> Vec<KeyValue> {
         let method = known(&self.method);
-        let path = self.uri.path();
-        let path = path.get(..path.floor_char_boundary(PATH_BYTES_MAX)).unwrap_or_default();
         let version = match self.version {
             Version::HTTP_2 => "2",
             Version::HTTP_10 => "1.0",
@@ -143,7 +151,7 @@ impl Finished {
         };
         let mut all = vec![
             KeyValue::text("http.request.method", method.unwrap_or("_OTHER")),
-            KeyValue::text("url.path", path),
+            KeyValue::text("url.path", self.path.as_str()),
             KeyValue::text("url.scheme", if self.is_secure { "https" } else { "http" }),
             KeyValue::text("network.protocol.version", version),
             KeyValue::text("network.peer.address", self.client.to_string()),
@@ -153,7 +161,7 @@ impl Finished {
             KeyValue::number("repoint.retries", self.retries),
         ];
         if method.is_none() {
-            all.push(KeyValue::text("http.request.method_original", self.method.as_str()));
+            all.push(KeyValue::text("http.request.method_original", cut(self.method.as_str())));
         }
         all.extend(self.server());
         all.extend(self.status.map(|status| KeyValue::number("http.response.status_code", status.as_u16())));
@@ -173,8 +181,7 @@ impl Finished {
 
     /// The host that was asked for, and its port where it was said.
     fn server(&self) -> Vec<KeyValue> {
-        let authority = self.uri.authority().cloned().or_else(|| text(self.host.as_ref()).parse::<Authority>().ok());
-        let Some(authority) = authority else { return Vec::new() };
+        let Ok(authority) = self.authority.parse::<Authority>() else { return Vec::new() };
         let port = authority.port_u16().map(|port| KeyValue::number("server.port", port));
         [KeyValue::text("server.address", authority.host())].into_iter().chain(port).collect()
     }
@@ -194,10 +201,6 @@ fn known(method: &Method) -> Option<&str> {
         Method::PATCH,
     ];
     known.contains(method).then(|| method.as_str())
-}
-
-fn text(value: Option<&HeaderValue>) -> &str {
-    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn nanoseconds(at: SystemTime) -> u64 {

@@ -188,6 +188,23 @@ async fn requests_that_reach_no_replica_are_spans_too() {
 }
 
 #[tokio::test]
+async fn texts_that_a_client_chose_are_cut() {
+    let mut collector = Collector::listen().await;
+    let stage = stage_for(&collector.url, 1.0);
+    let (long, state) = ("a".repeat(9_000), format!("tracestate: v={}", "b".repeat(600)));
+    let given = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    let mut client = stage.connect().await;
+    client.say(&head(&long.to_uppercase(), &format!("/{long}"), &long, &[&given, &state])).await;
+    assert_eq!(client.message().await.status(), 503, "there is no table");
+    let span = collector.span().await;
+    let facts = facts(&span.attributes);
+    for name in ["url.path", "server.address", "http.request.method_original"] {
+        assert_eq!(facts[name].len(), 1024, "{name}");
+    }
+    assert_eq!((span.name.as_str(), span.trace_state.as_str()), ("HTTP", ""));
+}
+
+#[tokio::test]
 async fn the_last_spans_are_sent_before_the_process_ends() {
     let mut collector = Collector::listen().await;
     let address = Replica::listen().await.always("hello");

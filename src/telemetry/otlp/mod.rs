@@ -30,7 +30,7 @@ pub struct Config {
     /// Facts about this process: `service.name` and others, by name.
     pub resource: Vec<(String, String)>,
     /// Spans that may wait; further ones are dropped and counted. 8,192: some
-    /// seconds' worth, and 4 MiB at usual lengths.
+    /// seconds' worth, and some 5 MB at usual lengths.
     pub queue_max: usize,
 }
 
@@ -38,7 +38,10 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No place that could be reached.
-    #[error("send spans to {0:?}: give a collector's gRPC address as http://127.0.0.1:4317; TLS is not spoken there")]
+    #[error(
+        "send spans to {0:?}: give --otlp-endpoint or OTEL_EXPORTER_OTLP_ENDPOINT a collector's gRPC address as \
+         http://127.0.0.1:4317, or off; TLS is not spoken there"
+    )]
     Endpoint(String),
     /// There are no threads or descriptors left.
     #[error("start the thread that sends spans")]
