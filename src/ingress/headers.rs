@@ -129,12 +129,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, connection: &Connection, received: Version) {
     let peer = connection.peer();
-    if found.forwarded && !peer.is_trusted {
-        strip_matching(headers, |name| name == "forwarded" || name.starts_with("x-forwarded-"));
-    }
-    if found.disguised {
-        strip_matching(headers, is_disguised);
-    }
+    strip_forged(headers, found, peer.is_trusted);
     if found.forwarded && peer.is_trusted {
         headers.append(FORWARDED_FOR, peer.forwarded.clone());
     } else {
@@ -159,6 +154,16 @@ fn via(received: Version) -> &'static str {
         Version::HTTP_2 => "2.0 repoint",
         Version::HTTP_10 => "1.0 repoint",
         _ => "1.1 repoint",
+    }
+}
+
+/// What a client must not say of itself, unless it is a proxy we trust.
+fn strip_forged(headers: &mut HeaderMap, found: &Found, is_trusted: bool) {
+    if found.forwarded && !is_trusted {
+        strip_matching(headers, |name| name == "forwarded" || name.starts_with("x-forwarded-"));
+    }
+    if found.disguised {
+        strip_matching(headers, is_disguised);
     }
 }
 
@@ -250,6 +255,9 @@ pub(super) fn may_pause(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingress::config::Config;
+    use crate::ingress::fuzz::fuzz;
+    use crate::ingress::identify::identify;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -257,6 +265,47 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
+    }
+
+    /// A request from its head, as a parser makes it that knows nothing of us.
+    fn request(head: &[u8]) -> Option<Request<()>> {
+        let mut slots = [httparse::EMPTY_HEADER; 64];
+        let mut parsed = httparse::Request::new(&mut slots);
+        parsed.parse(head).ok().filter(httparse::Status::is_complete)?;
+        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut request = Request::builder().method(parsed.method?).uri(parsed.path?).version(version);
+        for field in parsed.headers.iter() {
+            request = request.header(field.name, field.value);
+        }
+        request.body(()).ok()
+    }
+
+    #[test]
+    fn fuzz_request_heads() {
+        let config = Config::default();
+        fuzz("request_heads", |input| {
+            let Some(request) = request(input) else { return "no head".to_owned() };
+            let (asked, found) = match identify(&request, &config) {
+                Ok(identified) => identified,
+                Err(error) => return error.to_string(),
+            };
+            let said = request.headers();
+            let named: Vec<String> =
+                said.get_all(header::CONNECTION).iter().flat_map(tokens).map(str::to_ascii_lowercase).collect();
+            let mut headers = said.clone();
+            strip_hop(&mut headers, &found);
+            strip_forged(&mut headers, &found, false);
+            for name in headers.keys().map(HeaderName::as_str) {
+                let is_hop = ["connection", "keep-alive", "proxy-connection", "te", "upgrade", "transfer-encoding"];
+                assert!(!is_hop.contains(&name), "{name} belongs to this hop");
+                assert!(name != "forwarded" && !name.starts_with("x-forwarded-") && !is_disguised(name), "{name}");
+                let stays = ["host", "content-length", "content-type"].contains(&name);
+                assert!(stays || !named.iter().any(|named| named == name), "{name} was named by Connection");
+            }
+            let host = asked.address().host;
+            assert!(!host.iter().any(|byte| byte.is_ascii_whitespace() || b"/@?#,".contains(byte)));
+            format!("{found:?}").replace(|c: char| c.is_ascii_digit(), "")
+        });
     }
 
     #[test]

@@ -32,6 +32,8 @@ mod error;
 mod limits;
 mod alarm;
 mod streams;
+#[cfg(test)]
+mod fuzz;
 mod access_log;
 mod metrics;
 

@@ -140,9 +140,11 @@ fn text_source(header: &ppp::v1::Header<'_>) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ingress::fuzz::fuzz;
 
     const V1: &[u8] = b"PROXY TCP4 203.0.113.9 192.0.2.1 51000 443\r\n";
 
@@ -160,8 +162,7 @@ mod tests {
     /// left of them.
     fn outcome(bytes: &[u8], sizes: &[usize]) -> (Result<Option<IpAddr>, Failure>, usize) {
         let mut script = in_pieces(bytes, sizes);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let read = runtime.block_on(read(&mut script));
+        let read = read(&mut script).now_or_never().expect("nothing is waited for");
         (read, script.0.iter().map(Vec::len).sum())
     }
 
@@ -279,6 +280,17 @@ mod tests {
                 prop_assert_eq!(whole.1, split.1, "it takes the same bytes");
             }
         }
+    }
+
+    #[test]
+    fn fuzz_proxy_headers() {
+        fuzz("proxy_headers", |input| {
+            let whole = outcome(input, &[]);
+            let split = outcome(input, &input.iter().map(|byte| usize::from(byte % 16) + 1).collect::<Vec<_>>());
+            assert_eq!(whole.0, split.0, "any split reads the same");
+            assert!(whole.0.is_err() || whole.1 == split.1, "and takes the same bytes");
+            format!("{:?} {}", whole.0.map(|source| source.map(|source| source.is_ipv4())), whole.1 > 0)
+        });
     }
 
     #[test]

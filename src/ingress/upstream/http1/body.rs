@@ -171,6 +171,24 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_chunks() {
+        crate::ingress::fuzz::fuzz("chunks", |input| {
+            let whole = read(chunked(), &[input]);
+            let sizes: Vec<usize> = input.iter().map(|byte| usize::from(byte % 9) + 1).collect();
+            let slowly = read(chunked(), &cut(input, &sizes));
+            match (whole, slowly) {
+                (Ok(whole), Ok(slowly)) => {
+                    assert_eq!(whole, slowly, "in pieces it is the same");
+                    assert!(whole.0.len() + whole.2.len() <= input.len(), "nothing is made up");
+                    format!("{} {} {}", whole.3, whole.1.is_some(), whole.0.len().min(3))
+                }
+                (Err(whole), Err(_)) => whole.to_string(),
+                _ => panic!("in pieces it means something else"),
+            }
+        });
+    }
+
+    #[test]
     fn hostile_chunks_are_refused() {
         let long = format!("1;{}\r\n", "e".repeat(17 * 1024));
         let trailers = format!("0\r\nX: {}\r\n\r\n", "t".repeat(65 * 1024));

@@ -236,6 +236,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ingress::fuzz::fuzz;
 
     struct Read {
         head: Head,
@@ -381,6 +382,32 @@ mod tests {
                 _ => prop_assert!(false, "byte by byte it means something else"),
             }
         }
+    }
+
+    #[test]
+    fn fuzz_answer_heads() {
+        fuzz("answer_heads", |input| {
+            let to_head = input.len().is_multiple_of(2);
+            // Interim answers alone are none yet.
+            let answer = |read: Option<Read>| read.filter(|read| !read.head.is_interim());
+            let whole = read_in(&[input], to_head).map(answer);
+            let slowly = read_in(&input.chunks(1 + input.len() % 5).collect::<Vec<_>>(), to_head).map(answer);
+            match (&whole, &slowly) {
+                (Ok(Some(whole)), Ok(Some(slowly))) => {
+                    assert_eq!(format!("{:?}", whole.head), format!("{:?}", slowly.head));
+                    assert_eq!((&whole.fields, &whole.rest), (&slowly.fields, &slowly.rest));
+                    assert!(whole.fields.get_all("content-length").iter().count() < 2, "framed once");
+                }
+                // One that has no end is only looked at when it has become too large.
+                (Ok(None) | Err(_), Ok(None)) | (Err(_), Err(_)) => {}
+                _ => panic!("in pieces it means something else"),
+            }
+            match whole {
+                Ok(Some(read)) => format!("{} {} {}", read.head.keeps, read.head.body.is_end(), read.head.status),
+                Ok(None) => "part".to_owned(),
+                Err(malformed) => malformed.to_string(),
+            }
+        });
     }
 
     #[test]
