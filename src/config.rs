@@ -366,6 +366,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_ingress_expects_of_clients_is_set_by_flag_or_file() {
+        let text = "proxy-protocol-from = [\"10.0.0.0/8\", \"192.0.2.1\"]\nstall-timeout = 7";
+        let set = with_file(text, ServerArgs::default()).unwrap().ingress();
+        assert_eq!(set.proxy_protocol_from, ["10.0.0.0/8", "192.0.2.1"].map(|network| network.parse().unwrap()));
+        assert_eq!(set.stall_timeout, Span::seconds(7));
+        let given = ServerArgs { stall_timeout: Some(0), ..ServerArgs::default() };
+        assert_eq!(with_file(text, given).unwrap().ingress().stall_timeout, Span::seconds(0));
+        let defaults = ServerArgs::default().ingress();
+        assert_eq!((defaults.proxy_protocol_from, defaults.stall_timeout), (Vec::new(), Span::seconds(60)));
+        assert!(with_file("proxy-protocol-from = [\"everybody\"]", ServerArgs::default()).is_err());
+    }
+
+    #[test]
     fn the_silence_of_proxies_is_read_as_the_file_says() {
         assert_eq!(ServerArgs::default().fleet().unwrap(), fleet::Config::default());
         let text = "[fleet]\nlive = \"2s\"\nsuspect = \"3s\"\ngone-grace = \"1m\"";

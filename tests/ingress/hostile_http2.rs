@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use repoint::model::manifest::Span;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::JoinHandle;
@@ -247,4 +248,49 @@ async fn floods_that_want_answers_are_not_read_faster_than_their_answers_are() {
         };
         besieged.during(flooding).await;
     }
+}
+
+/// A replica that answers `/big` without end and everything else at once.
+fn endless(replica: Replica) -> std::net::SocketAddr {
+    let address = replica.address;
+    tokio::spawn(async move {
+        loop {
+            let mut wire = replica.accept().await;
+            tokio::spawn(async move {
+                while let Some(request) = wire.next_request().await {
+                    if !request.line.starts_with("GET /big ") {
+                        wire.say(&ok("unharmed")).await;
+                        continue;
+                    }
+                    wire.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                    let chunk = format!("10000\r\n{}\r\n", "x".repeat(65_536));
+                    while wire.stream.write_all(chunk.as_bytes()).await.is_ok() {}
+                    return;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn windows_that_stay_shut_hold_little_and_not_for_long() {
+    let address = endless(Replica::listen().await);
+    let mut stage = Stage::with(|config| {
+        config.stall_timeout = Span::try_from("500ms".to_owned()).unwrap();
+        config.idle_timeout = Span::seconds(1);
+    });
+    stage.environment("production", Some(1)).pool_at("production", 1, &[address]).publish();
+    let besieged = Besieged { stage, before_mib: resident_mib() };
+    let big = [vec![0x82, 0x86], field(4, "", "/big"), field(1, "", "support-production.localhost")].concat();
+    for window in [0u32, 20_000] {
+        // SETTINGS_INITIAL_WINDOW_SIZE, and as much for the connection as there is.
+        let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
+        let widen = frame(WINDOW_UPDATE, 0, 0, &0x7000_0000u32.to_be_bytes());
+        let requests = (0..100).map(|n| frame(HEADERS, END_STREAM | END_HEADERS, stream(n), &big));
+        let pieces = [settings, widen].into_iter().chain(requests);
+        let (said, taken) = besieged.during(attack(&besieged.stage, pieces)).await;
+        assert_eq!((said.resets, taken), (100, 102), "each is reset; others would go on");
+    }
+    assert_eq!(besieged.stage.metric("repoint_ingress_errors_total{code=\"client_stalled\"}"), 200.0);
 }
