@@ -37,6 +37,18 @@ pub struct Settings {
     /// Longest pause inside an answer that is no stream; 0 for no limit
     #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
     response_idle_timeout: Option<u64>,
+    /// Longest pause inside a stream of server-sent events; 0 for no limit
+    #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
+    sse_idle_timeout: Option<u64>,
+    /// Longest pause inside a gRPC answer; 0 for no limit
+    #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
+    grpc_idle_timeout: Option<u64>,
+    /// Longest silence of both ends of a WebSocket; 0 for no limit
+    #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
+    websocket_idle_timeout: Option<u64>,
+    /// Requests that run at once on one proxy; 0 for half of what it takes
+    #[arg(long, value_name = "N")]
+    in_flight_max: Option<u64>,
     /// Longest wait for running requests when a pool is to be stopped
     #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
     max_drain: Option<u64>,
@@ -90,6 +102,10 @@ impl Settings {
             connect_timeout_ms: self.connect_timeout,
             response_start_timeout_ms: self.response_start_timeout,
             response_idle_timeout_ms: self.response_idle_timeout,
+            sse_idle_timeout_ms: self.sse_idle_timeout,
+            grpc_idle_timeout_ms: self.grpc_idle_timeout,
+            websocket_idle_timeout_ms: self.websocket_idle_timeout,
+            in_flight_max: self.in_flight_max,
             max_drain_ms: self.max_drain,
             keep_previous_warm_ms: self.keep_previous_warm,
         }

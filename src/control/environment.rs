@@ -196,6 +196,9 @@ fn checked(policy: Policy) -> Result<Policy, Error> {
         ("connect_timeout_ms", policy.connect_timeout_ms, 1),
         ("response_start_timeout_ms", policy.response_start_timeout_ms, 0),
         ("response_idle_timeout_ms", policy.response_idle_timeout_ms, 0),
+        ("sse_idle_timeout_ms", policy.sse_idle_timeout_ms, 0),
+        ("grpc_idle_timeout_ms", policy.grpc_idle_timeout_ms, 0),
+        ("websocket_idle_timeout_ms", policy.websocket_idle_timeout_ms, 0),
         ("max_drain_ms", policy.max_drain_ms, 0),
         ("keep_previous_warm_ms", policy.keep_previous_warm_ms, 0),
     ];

@@ -191,6 +191,10 @@ fn policy(policy: &Policy) -> PolicyUpdate {
         connect_timeout_ms: Some(policy.connect_timeout_ms),
         response_start_timeout_ms: Some(policy.response_start_timeout_ms),
         response_idle_timeout_ms: Some(policy.response_idle_timeout_ms),
+        sse_idle_timeout_ms: Some(policy.sse_idle_timeout_ms),
+        grpc_idle_timeout_ms: Some(policy.grpc_idle_timeout_ms),
+        websocket_idle_timeout_ms: Some(policy.websocket_idle_timeout_ms),
+        in_flight_max: Some(policy.in_flight_max),
         max_drain_ms: Some(policy.max_drain_ms),
         keep_previous_warm_ms: Some(policy.keep_previous_warm_ms),
     }

@@ -28,6 +28,12 @@ pub struct Config {
     pub connections_max: usize,
     /// HTTP/2 requests running in total. A further one is answered `503 overloaded`.
     pub streams_max: usize,
+    /// Requests, streams and tunnels running in total. A further one is answered
+    /// `503 overloaded`. Threads look at their own share first: where connections
+    /// are spread very unevenly, up to half more may run. An environment may have
+    /// half of it, unless its own `in_flight_max` says otherwise, so that none
+    /// takes everything.
+    pub in_flight_max: usize,
     /// HTTP/2 requests running on one connection, as told to the client.
     pub streams_per_connection_max: u32,
     /// Bytes of a request's head; more is answered 431.
@@ -247,6 +253,7 @@ impl Default for Config {
             threads: None,
             connections_max: 10_000,
             streams_max: 1_000,
+            in_flight_max: 10_000,
             streams_per_connection_max: 100,
             head_bytes_max: 64 * 1024,
             fields_max: 128,

@@ -15,7 +15,8 @@ use hyper_util::rt::TokioTimer;
 use crate::ingress::access_log::Writer;
 use crate::ingress::alarm::Alarms;
 use crate::ingress::config::Config;
-use crate::ingress::limits::Limit;
+use crate::ingress::error::Error;
+use crate::ingress::limits::{Limit, is_over};
 use crate::ingress::metrics::Counters;
 use crate::ingress::metrics::environments::{Watched, Watcher};
 use crate::ingress::origin::{Origin, Origins};
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) certificates: Option<Arc<Served>>,
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
+    /// Of every core, in their order.
+    pub(super) counters: Vec<Arc<Counters>>,
     pub(super) access_log: Option<Writer>,
     /// `None` where no environment has metrics of its own.
     pub(super) watched: Option<Arc<Watched>>,
@@ -113,6 +116,29 @@ impl Core {
     /// Resolves against one table (invariant 1) and takes the claim (invariant 2).
     pub(super) fn claim(&self, address: &Address<'_>) -> Result<Claimed, Unresolved> {
         self.reader.borrow_mut().claim(address, self.index)
+    }
+
+    /// Whether what was claimed may run, beside all that does; its own claim counts.
+    ///
+    /// # Errors
+    ///
+    /// Which limit it would pass.
+    pub(super) fn admit(&self, claimed: &Claimed) -> Result<(), Error> {
+        let cores = &self.shared.counters;
+        let total = || cores.iter().map(|core| core.in_flight.value()).fold(0, u64::wrapping_add);
+        let max = self.config().in_flight_max as u64;
+        if is_over(max, cores.len(), self.counters.in_flight.value(), total) {
+            return Err(Error::Overloaded);
+        }
+        let environment = claimed.environment();
+        let share = match environment.policy.in_flight_max {
+            0 => max.div_ceil(2),
+            own => own,
+        };
+        if is_over(share, cores.len(), claimed.pool.in_flight_of(self.index), || environment.in_flight()) {
+            return Err(Error::EnvironmentOverloaded(share));
+        }
+        Ok(())
     }
 
     /// What both sides are told of who answers.

@@ -31,8 +31,11 @@ pub(super) enum Error {
     #[error("take a request body of more than {0} bytes")]
     RequestTooLarge(u64),
     /// A limit of this process is reached.
-    #[error("take one more HTTP/2 request")]
+    #[error("take one more request")]
     Overloaded,
+    /// An environment has as many requests running as it may.
+    #[error("take one more request for an environment that runs {0}")]
+    EnvironmentOverloaded(u64),
     /// The certificate that was shown is not for this host (RFC 9110 §15.5.20).
     #[error("answer for a host that the connection's certificate does not cover")]
     Misdirected,
@@ -151,6 +154,11 @@ impl Error {
             Self::Overloaded => {
                 later(S::SERVICE_UNAVAILABLE, Code::Overloaded, "too many requests are running; try again")
             }
+            Self::EnvironmentOverloaded(_) => later(
+                S::SERVICE_UNAVAILABLE,
+                Code::Overloaded,
+                "this environment has as many requests running as it may; try again, or raise its in_flight_max",
+            ),
             Self::Misdirected => row(
                 S::MISDIRECTED_REQUEST,
                 Code::MisdirectedRequest,
@@ -213,7 +221,9 @@ impl Error {
             | Self::RequestTimeout
             | Self::ClientStalled
             | Self::ClientGone => Fault::Client,
-            Self::Overloaded | Self::Unresolved(_) | Self::NoReadyEndpoint => Fault::Repoint,
+            Self::Overloaded | Self::EnvironmentOverloaded(_) | Self::Unresolved(_) | Self::NoReadyEndpoint => {
+                Fault::Repoint
+            }
             Self::Connect { .. } | Self::UpstreamReset(_) | Self::UpstreamInvalid(_) | Self::ResponseTimeout => {
                 Fault::Replica
             }
@@ -224,7 +234,11 @@ impl Error {
     /// sent again.
     pub(super) fn is_retry_safe(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::NoReadyEndpoint | Self::Unresolved(_) | Self::Overloaded => true,
+            Self::Connect { .. }
+            | Self::NoReadyEndpoint
+            | Self::Unresolved(_)
+            | Self::Overloaded
+            | Self::EnvironmentOverloaded(_) => true,
             Self::BadRequest(_)
             | Self::UriTooLong(_)
             | Self::HeadersTooLarge(_)
@@ -255,6 +269,7 @@ impl Error {
                 }
             },
             Self::Overloaded
+            | Self::EnvironmentOverloaded(_)
             | Self::Misdirected
             | Self::NoReadyEndpoint
             | Self::Connect { .. }

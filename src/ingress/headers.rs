@@ -245,11 +245,26 @@ pub(super) fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
     tokens(value).find_map(|token| token.strip_prefix("timeout=")?.trim().parse().ok())
 }
 
-/// Whether an answer is a stream that may pause for as long as it likes.
-pub(super) fn may_pause(headers: &HeaderMap) -> bool {
+/// What kind of answer it is: how long it may pause goes by that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Class {
+    Unary,
+    /// Server-sent events.
+    Events,
+    Grpc,
+}
+
+/// The class of an answer with these fields.
+pub(super) fn class(headers: &HeaderMap) -> Class {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let starts = |prefix: &[u8]| kind.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    starts(b"text/event-stream") || starts(b"application/grpc")
+    if starts(b"text/event-stream") {
+        Class::Events
+    } else if starts(b"application/grpc") {
+        Class::Grpc
+    } else {
+        Class::Unary
+    }
 }
 
 #[cfg(test)]
@@ -335,12 +350,17 @@ mod tests {
     }
 
     #[test]
-    fn streams_may_pause_and_unary_answers_may_not() {
-        for kind in ["text/event-stream", "Text/Event-Stream; charset=utf-8", "application/grpc+proto"] {
-            assert!(may_pause(&headers(&[("content-type", kind)])), "{kind}");
-        }
-        for kind in ["text/html", "text/event", ""] {
-            assert!(!may_pause(&headers(&[("content-type", kind)])), "{kind}");
+    fn answers_are_classed_by_their_content_type() {
+        let cases = [
+            ("text/event-stream", Class::Events),
+            ("Text/Event-Stream; charset=utf-8", Class::Events),
+            ("application/grpc+proto", Class::Grpc),
+            ("text/html", Class::Unary),
+            ("text/event", Class::Unary),
+            ("", Class::Unary),
+        ];
+        for (kind, expected) in cases {
+            assert_eq!(class(&headers(&[("content-type", kind)])), expected, "{kind}");
         }
     }
 

@@ -20,6 +20,11 @@ impl Limit {
         Arc::new(Self { taken: AtomicUsize::new(0), max })
     }
 
+    /// Whether three of four are taken.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) >= self.max - self.max / 4
+    }
+
     /// Takes one; `None` at the limit.
     pub(super) fn take(self: &Arc<Self>) -> Option<Permit> {
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
@@ -28,6 +33,18 @@ impl Limit {
         (before < self.max).then_some(permit)
     }
 }
+
+/// Whether more than `max` run, of which `here` on this core. The other cores'
+/// counts are asked for only when this one's share is half used, for looking at
+/// them makes them slower; small limits are always told exactly.
+pub(super) fn is_over(max: u64, cores: usize, here: u64, total: impl FnOnce() -> u64) -> bool {
+    let cores = cores as u64;
+    let watermark = if max <= SMALL_SHARE * cores { 0 } else { max / (2 * cores) };
+    here > watermark && total() > max
+}
+
+/// Up to so many for each core a limit is exact.
+const SMALL_SHARE: u64 = 64;
 
 /// One of what is limited; given back when dropped.
 #[derive(Debug)]
@@ -42,6 +59,14 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_looked_at_first_and_small_limits_are_exact() {
+        assert!(is_over(2, 4, 1, || 3));
+        assert!(!is_over(2, 4, 1, || 2));
+        assert!(is_over(1_000, 2, 251, || 1_001));
+        assert!(!is_over(1_000, 2, 250, || unreachable!("half a share is not used")));
+    }
 
     #[test]
     fn a_limit_gives_out_no_more_than_it_has() {

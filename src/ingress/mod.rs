@@ -194,6 +194,7 @@ impl Prepared {
             is_succeeded: Arc::clone(&is_succeeded),
             connections: Limit::new(config.connections_max),
             streams: Limit::new(config.streams_max),
+            counters: counters.clone(),
             access_log: writer,
             watched,
             spans: queue.map(|queue| Spans { queue, ratio: config.spans.ratio }),

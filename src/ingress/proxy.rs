@@ -6,6 +6,7 @@
 //! exchange is dropped, with the answer's last byte.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,12 +19,13 @@ use crate::ingress::downstream::Connection;
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::expect::Gate;
-use crate::ingress::headers;
+use crate::ingress::headers::{self, Class};
 use crate::ingress::identify::{Found, identify};
 use crate::ingress::request_body::{Ledger, RequestBody};
 use crate::ingress::upstream::forward::{Sending, Sent, forward};
 use crate::ingress::upstream::http1::Malformed;
 use crate::model::manifest::Protocol;
+use crate::model::policy::Policy;
 use crate::routing::live::Claimed;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -53,6 +55,7 @@ async fn walk(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result
     found.upgrade = found.upgrade.filter(|_| request.body().is_end_stream());
     // Invariants 1 and 2: one table, read once; the claim precedes the first await.
     let claimed = exchange.core.claim(&asked.address())?;
+    exchange.core.admit(&claimed)?;
     let sending = sending(&claimed, &found, &request);
     exchange.claimed = Some(claimed);
     exchange.upgrading = found.extended.then(|| hyper::upgrade::on(&mut request));
@@ -76,6 +79,15 @@ fn sending(claimed: &Claimed, found: &Found, request: &Request<Incoming>) -> Sen
         connect_timeout: Duration::from_millis(policy.connect_timeout_ms),
         response_start: limit(policy.response_start_timeout_ms),
         body_max: policy.request_body_max,
+    }
+}
+
+/// Longest pause inside an answer, by what it is.
+fn pause_max(policy: &Policy, answer: &HeaderMap) -> u64 {
+    match headers::class(answer) {
+        Class::Unary => policy.response_idle_timeout_ms,
+        Class::Events => policy.sse_idle_timeout_ms,
+        Class::Grpc => policy.grpc_idle_timeout_ms,
     }
 }
 
@@ -113,9 +125,9 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
     parts.status = status;
     parts.headers = fields;
     let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
-        let pause_max = limit(claimed.environment().policy.response_idle_timeout_ms);
+        let policy = Arc::clone(&claimed.environment().policy);
         headers::answer(&mut parts, &exchange.core.origin(claimed));
-        pause_max.filter(|_| !headers::may_pause(&parts.headers))
+        limit(pause_max(&policy, &parts.headers))
     });
     let upgrading = exchange.upgrading.take();
     if upgrading.is_some() && parts.status.is_success() {
@@ -155,7 +167,11 @@ fn refuse(mut exchange: Exchange, error: &Error) -> Response<Body> {
     // A body that is not here yet is not waited for: hyper closes after the
     // answer, and the client had better know. What follows a request that could be
     // read in two ways could, too.
-    let is_over = exchange.body_left() > UNREAD_MAX || matches!(error, Error::BadRequest(_) | Error::RequestTimeout);
+    // Who may not ask now need not keep others from connecting, either.
+    let is_overload = matches!(error, Error::Overloaded | Error::EnvironmentOverloaded(_));
+    let is_in_the_way = is_overload && exchange.core.limits.connections.is_scarce();
+    let is_ambiguous = matches!(error, Error::BadRequest(_) | Error::RequestTimeout);
+    let is_over = exchange.body_left() > UNREAD_MAX || is_ambiguous || is_in_the_way;
     if is_over && !exchange.is_http2() {
         response.headers_mut().insert(header::CONNECTION, CLOSE);
     }

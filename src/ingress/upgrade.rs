@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -76,14 +77,37 @@ impl Tunnel {
         let up = std::pin::pin!(carry(client_read, replica_write, early, &to_replica));
         let down = std::pin::pin!(carry(replica_read, client_write, self.early, &to_client));
         // One side may end long before the other; a failure ends both.
-        match select(up, down).await {
-            Either::Left((Ok(()), down)) => drop(down.await),
-            Either::Right((Ok(()), up)) => drop(up.await),
-            Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => {}
-        }
+        let both = async {
+            match select(up, down).await {
+                Either::Left((Ok(()), down)) => drop(down.await),
+                Either::Right((Ok(()), up)) => drop(up.await),
+                Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => {}
+            }
+        };
+        let claimed = self.exchange.claimed.as_ref();
+        let silence_max = claimed.map_or(0, |claimed| claimed.environment().policy.websocket_idle_timeout_ms);
+        let carried = || to_replica.get() + to_client.get();
+        until_silent(both, Duration::from_millis(silence_max), carried).await;
         counters.tunnels.less();
         self.exchange.tunnel_in = Some(to_replica.get());
         self.exchange.bytes_out = to_client.get();
+    }
+}
+
+/// Runs `both` until it ends, or until `carried` has not grown for `limit`, which
+/// is looked at once in that time. A `limit` of zero is none.
+async fn until_silent(both: impl Future<Output = ()>, limit: Duration, carried: impl Fn() -> u64) {
+    if limit.is_zero() {
+        return both.await;
+    }
+    let mut both = std::pin::pin!(both);
+    let mut before = carried();
+    while tokio::time::timeout(limit, &mut both).await.is_err() {
+        let now = carried();
+        if now == before {
+            return;
+        }
+        before = now;
     }
 }
 

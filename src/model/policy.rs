@@ -21,9 +21,19 @@ pub struct Policy {
     pub connect_timeout_ms: u64,
     /// Longest wait for a replica to begin its answer; 0 means no limit.
     pub response_start_timeout_ms: u64,
-    /// Longest pause inside a unary answer; 0 means no limit. Server-sent
-    /// events, WebSockets and gRPC streams may pause for ever.
+    /// Longest pause inside a unary answer; 0 means no limit. Streams have
+    /// limits of their own, below.
     pub response_idle_timeout_ms: u64,
+    /// Longest pause inside a stream of server-sent events; 0 means no limit.
+    pub sse_idle_timeout_ms: u64,
+    /// Longest pause inside a gRPC answer; 0 means no limit.
+    pub grpc_idle_timeout_ms: u64,
+    /// Longest silence of both ends of a WebSocket or another tunnel; 0 means no
+    /// limit. It ends between once and twice this time after the last byte.
+    pub websocket_idle_timeout_ms: u64,
+    /// Requests, streams and tunnels that run at once on one proxy; 0 means half
+    /// of what that proxy takes in total. A further one is answered 503.
+    pub in_flight_max: u64,
     /// Longest wait for running requests when a pool is to be stopped.
     pub max_drain_ms: u64,
     /// How long a pool that nothing needs any more keeps its replicas. Of no
@@ -62,6 +72,10 @@ impl Default for Policy {
             response_start_timeout_ms: 0,
             // 5 min: agents think for minutes between two writes of one answer.
             response_idle_timeout_ms: 300_000,
+            sse_idle_timeout_ms: 0,
+            grpc_idle_timeout_ms: 0,
+            websocket_idle_timeout_ms: 0,
+            in_flight_max: 0,
             max_drain_ms: 900_000,
             // 10 min: whoever sees a bad deploy sees it by then, and twenty deploys do not leave twenty processes.
             keep_previous_warm_ms: 600_000,

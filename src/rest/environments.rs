@@ -97,6 +97,18 @@ pub struct PolicyUpdate {
     /// Longest pause inside a unary answer; 0 means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_idle_timeout_ms: Option<u64>,
+    /// Longest pause inside a stream of server-sent events; 0 means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse_idle_timeout_ms: Option<u64>,
+    /// Longest pause inside a gRPC answer; 0 means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_idle_timeout_ms: Option<u64>,
+    /// Longest silence of both ends of a tunnel; 0 means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub websocket_idle_timeout_ms: Option<u64>,
+    /// Requests that run at once on one proxy; 0 means half of what it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u64>,
     /// Longest wait for running requests when a pool is to be stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drain_ms: Option<u64>,
@@ -114,6 +126,10 @@ impl PolicyUpdate {
         policy.connect_timeout_ms = self.connect_timeout_ms.unwrap_or(policy.connect_timeout_ms);
         policy.response_start_timeout_ms = self.response_start_timeout_ms.unwrap_or(policy.response_start_timeout_ms);
         policy.response_idle_timeout_ms = self.response_idle_timeout_ms.unwrap_or(policy.response_idle_timeout_ms);
+        policy.sse_idle_timeout_ms = self.sse_idle_timeout_ms.unwrap_or(policy.sse_idle_timeout_ms);
+        policy.grpc_idle_timeout_ms = self.grpc_idle_timeout_ms.unwrap_or(policy.grpc_idle_timeout_ms);
+        policy.websocket_idle_timeout_ms = self.websocket_idle_timeout_ms.unwrap_or(policy.websocket_idle_timeout_ms);
+        policy.in_flight_max = self.in_flight_max.unwrap_or(policy.in_flight_max);
         policy.max_drain_ms = self.max_drain_ms.unwrap_or(policy.max_drain_ms);
         policy.keep_previous_warm_ms = self.keep_previous_warm_ms.unwrap_or(policy.keep_previous_warm_ms);
         policy
@@ -212,6 +228,10 @@ mod tests {
             connect_timeout_ms: 2,
             response_start_timeout_ms: 3,
             response_idle_timeout_ms: 4,
+            sse_idle_timeout_ms: 7,
+            grpc_idle_timeout_ms: 8,
+            websocket_idle_timeout_ms: 9,
+            in_flight_max: 10,
             max_drain_ms: 5,
             keep_previous_warm_ms: 6,
         };

@@ -119,6 +119,11 @@ impl PoolRoute {
         self.counters().endpoints.get(at)?.claim(core)
     }
 
+    /// Running claims, as far as `core` sees them without asking the others.
+    pub fn in_flight_of(&self, core: usize) -> u64 {
+        self.counters.get().map_or(0, |counters| counters.pool.in_flight_of(core))
+    }
+
     /// Running claims of this core on the endpoint at this place.
     pub fn endpoint_in_flight(&self, at: usize, core: usize) -> u64 {
         let counters = self.counters.get().and_then(|counters| counters.endpoints.get(at));

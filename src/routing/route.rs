@@ -200,6 +200,11 @@ impl EnvironmentRoute {
         self.first.iter().chain(self.more.iter().flat_map(|pools| pools.iter()))
     }
 
+    /// Claims that run on any of its pools.
+    pub fn in_flight(&self) -> u64 {
+        self.pools().filter_map(PoolRoute::counters_made).map(|counters| counters.pool.in_flight()).sum()
+    }
+
     /// The pool of this deployment.
     pub fn pool_of(&self, deployment: DeploymentId) -> Option<&PoolRoute> {
         self.pools().find(|pool| pool.key.deployment == deployment)

@@ -9,6 +9,7 @@ use prost::Message;
 use crate::model::change::{ChangeSet, Record, RecordKey};
 use crate::model::revision::Revision;
 use crate::wire::field::{message, text};
+use crate::wire::record::minor_of;
 use crate::wire::{Error, MINOR, decode_record, encode_record, proto};
 
 /// A change set as it came, with the record bytes its digest is over.
@@ -35,7 +36,7 @@ pub fn encode_change_set(change: &ChangeSet) -> Bytes {
 pub fn assemble_change_set(revision: Revision, upserts: Vec<Bytes>, deletes: &[RecordKey]) -> Bytes {
     let change = proto::ChangeSet {
         revision: revision.0,
-        minor_min: 1,
+        minor_min: upserts.iter().map(|record| minor_of(record)).max().unwrap_or(1),
         mass_change_allowed: false,
         upserts,
         deletes: deletes.iter().map(RecordKey::to_string).collect(),

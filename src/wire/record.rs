@@ -39,6 +39,22 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, Error> {
     }
 }
 
+/// The least protocol minor that understands all of a record's bytes: a decoder
+/// drops what it does not know without a word.
+pub(super) fn minor_of(record: &[u8]) -> u32 {
+    let value = proto::Record::decode(record).ok().and_then(|record| record.value);
+    let Some(proto::record::Value::Environment(proto::Environment { policy: Some(policy), .. })) = value else {
+        return 1;
+    };
+    let since_3 = [
+        policy.in_flight_max,
+        policy.sse_idle_timeout_ms,
+        policy.grpc_idle_timeout_ms,
+        policy.websocket_idle_timeout_ms,
+    ];
+    if since_3.iter().any(|set| *set > 0) { 3 } else { 1 }
+}
+
 fn settings_out(settings: &SettingsRecord) -> proto::Settings {
     proto::Settings {
         base_domain: settings.base_domain.to_string(),
@@ -84,6 +100,10 @@ fn policy_out(policy: &Policy) -> proto::Policy {
         response_start_timeout_ms: policy.response_start_timeout_ms,
         response_idle_timeout_ms: policy.response_idle_timeout_ms,
         max_drain_ms: policy.max_drain_ms,
+        in_flight_max: policy.in_flight_max,
+        sse_idle_timeout_ms: policy.sse_idle_timeout_ms,
+        grpc_idle_timeout_ms: policy.grpc_idle_timeout_ms,
+        websocket_idle_timeout_ms: policy.websocket_idle_timeout_ms,
     }
 }
 
@@ -96,6 +116,10 @@ fn policy_in(policy: proto::Policy) -> Result<Policy, Error> {
         response_start_timeout_ms: policy.response_start_timeout_ms,
         response_idle_timeout_ms: policy.response_idle_timeout_ms,
         max_drain_ms: policy.max_drain_ms,
+        in_flight_max: policy.in_flight_max,
+        sse_idle_timeout_ms: policy.sse_idle_timeout_ms,
+        grpc_idle_timeout_ms: policy.grpc_idle_timeout_ms,
+        websocket_idle_timeout_ms: policy.websocket_idle_timeout_ms,
         ..Policy::default()
     })
 }

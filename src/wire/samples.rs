@@ -46,7 +46,7 @@ fn door() -> impl Strategy<Value = Door> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (door(), option::of(door()), any::<[u64; 5]>()).prop_map(|(pins, deployment_hosts, n)| Policy {
+    (door(), option::of(door()), any::<[u64; 9]>()).prop_map(|(pins, deployment_hosts, n)| Policy {
         pins,
         deployment_hosts,
         request_body_max: n[0],
@@ -54,6 +54,10 @@ fn policy() -> impl Strategy<Value = Policy> {
         response_start_timeout_ms: n[2],
         response_idle_timeout_ms: n[3],
         max_drain_ms: n[4],
+        in_flight_max: n[5],
+        sse_idle_timeout_ms: n[6],
+        grpc_idle_timeout_ms: n[7],
+        websocket_idle_timeout_ms: n[8],
         ..Policy::default()
     })
 }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
 
-use crate::model::change::RecordKey;
+use crate::model::change::{ChangeSet, EnvironmentRecord, Record, RecordKey};
+use crate::model::policy::Policy;
 use crate::model::revision::Revision;
 use crate::wire::proto::{SyncRequest, SyncResponse};
 use crate::wire::request::Request;
@@ -48,7 +49,7 @@ proptest! {
         let upserts = change.upserts.iter().map(|record| (record.clone(), encode_record(record))).collect();
         let expected = DecodedChangeSet {
             revision: change.revision,
-            minor_min: 1,
+            minor_min: decoded.minor_min,
             mass_change_allowed: false,
             upserts,
             deletes: change.deletes,
@@ -167,4 +168,24 @@ fn a_change_set_assembled_from_stored_records_is_the_same() {
     let assembled = assemble_change_set(Revision(3), Vec::new(), &deletes);
     let decoded = decode_change_set(&assembled).unwrap();
     assert_eq!((decoded.revision, decoded.deletes.as_slice()), (Revision(3), deletes.as_slice()));
+}
+
+#[test]
+fn a_change_set_asks_for_the_minor_that_its_records_need() {
+    let environment = |policy| {
+        let environment = EnvironmentRecord {
+            id: uuid::Uuid::from_u128(1).into(),
+            project: "support".parse().unwrap(),
+            name: "staging".parse().unwrap(),
+            hosts: Vec::new(),
+            pointer: None,
+            policy,
+        };
+        let upserts = vec![Record::Environment(environment)];
+        let change = ChangeSet { revision: Revision(1), upserts, deletes: Vec::new() };
+        decode_change_set(&encode_change_set(&change)).unwrap().minor_min
+    };
+    assert_eq!(environment(Policy::default()), 1);
+    assert_eq!(environment(Policy { in_flight_max: 1, ..Policy::default() }), 3);
+    assert_eq!(environment(Policy { websocket_idle_timeout_ms: 1, ..Policy::default() }), 3);
 }

@@ -16,6 +16,7 @@ mod http2;
 mod http2_upstream;
 mod limits;
 mod outside;
+mod overload;
 mod protocol_lines;
 mod proxy_protocol;
 mod retries;

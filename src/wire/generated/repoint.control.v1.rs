@@ -403,6 +403,18 @@ pub struct Policy {
     /// Longest wait for running requests when a pool is to be stopped.
     #[prost(uint64, tag = "7")]
     pub max_drain_ms: u64,
+    /// Requests, streams and tunnels that run at once on one proxy; 0 means half of what that proxy takes. Since minor 3.
+    #[prost(uint64, tag = "8")]
+    pub in_flight_max: u64,
+    /// Longest pause inside a stream of server-sent events; 0 means no limit. Since minor 3.
+    #[prost(uint64, tag = "9")]
+    pub sse_idle_timeout_ms: u64,
+    /// Longest pause inside a gRPC answer; 0 means no limit. Since minor 3.
+    #[prost(uint64, tag = "10")]
+    pub grpc_idle_timeout_ms: u64,
+    /// Longest silence of both ends of a tunnel; 0 means no limit. Since minor 3.
+    #[prost(uint64, tag = "11")]
+    pub websocket_idle_timeout_ms: u64,
 }
 /// Where a pool's requests go.
 #[derive(Clone, PartialEq, ::prost::Message)]
