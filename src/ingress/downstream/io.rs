@@ -68,7 +68,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// How long the end of what a client sends is kept from HTTP while a request runs.
+/// How long the end of what a client sends is kept from HTTP while a request runs,
+/// or is about to: hyper looks for the end before it hands a request on.
 /// Over HTTP/1 one that has closed its side alone and waits for its answer looks
 /// like one that is gone: an answer that comes this soon reaches the former, and
 /// the latter's request ends within a second. Resets are passed on at once.
@@ -106,7 +107,7 @@ impl AsyncRead for ClientIo {
         let Some(connection) = &me.heard_by else { return Poll::Ready(Ok(())) };
         if buf.filled().len() > before {
             connection.heard();
-        } else if connection.is_busy() && buf.remaining() > 0 {
+        } else if !connection.is_idle() && buf.remaining() > 0 {
             let patience = me.closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED)));
             ready!(patience.as_mut().poll(cx));
         }

@@ -145,9 +145,9 @@ impl Connection {
         }
     }
 
-    /// Whether a request runs.
-    fn is_busy(&self) -> bool {
-        self.phase.get() == Phase::Busy
+    /// Whether it is between requests, and nothing of the next one is here.
+    fn is_idle(&self) -> bool {
+        self.phase.get() == Phase::Idle
     }
 
     /// Whether it was ended for its silence.
