@@ -49,6 +49,18 @@ pub struct Settings {
     /// Requests that run at once on one proxy; 0 for half of what it takes
     #[arg(long, value_name = "N")]
     in_flight_max: Option<u64>,
+    /// Requests that one replica is given at once by one proxy; 0 for no limit
+    #[arg(long, value_name = "N")]
+    endpoint_concurrency_max: Option<u64>,
+    /// Requests that may wait for a replica of one pool on one proxy
+    #[arg(long, value_name = "N")]
+    queue_max: Option<u64>,
+    /// Longest wait for a replica
+    #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
+    queue_timeout: Option<u64>,
+    /// How long a replica that comes to others is given less; 0 for not at all
+    #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
+    slow_start: Option<u64>,
     /// Longest wait for running requests when a pool is to be stopped
     #[arg(long, value_name = "TIME", value_parser = text::parse_milliseconds)]
     max_drain: Option<u64>,
@@ -106,6 +118,10 @@ impl Settings {
             grpc_idle_timeout_ms: self.grpc_idle_timeout,
             websocket_idle_timeout_ms: self.websocket_idle_timeout,
             in_flight_max: self.in_flight_max,
+            endpoint_concurrency_max: self.endpoint_concurrency_max,
+            queue_max: self.queue_max,
+            queue_timeout_ms: self.queue_timeout,
+            slow_start_ms: self.slow_start,
             max_drain_ms: self.max_drain,
             keep_previous_warm_ms: self.keep_previous_warm,
         }

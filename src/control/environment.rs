@@ -191,6 +191,9 @@ fn bounds(before: Option<Bounds>, min: Option<Option<u32>>, max: Option<Option<u
     Ok(Some(before.unwrap_or_default().with(min, max)?))
 }
 
+/// Requests that may be let wait for one pool: each keeps its client's connection.
+const QUEUE_MAX: u64 = 10_000;
+
 fn checked(policy: Policy) -> Result<Policy, Error> {
     let times = [
         ("connect_timeout_ms", policy.connect_timeout_ms, 1),
@@ -199,6 +202,8 @@ fn checked(policy: Policy) -> Result<Policy, Error> {
         ("sse_idle_timeout_ms", policy.sse_idle_timeout_ms, 0),
         ("grpc_idle_timeout_ms", policy.grpc_idle_timeout_ms, 0),
         ("websocket_idle_timeout_ms", policy.websocket_idle_timeout_ms, 0),
+        ("queue_timeout_ms", policy.queue_timeout_ms, 0),
+        ("slow_start_ms", policy.slow_start_ms, 0),
         ("max_drain_ms", policy.max_drain_ms, 0),
         ("keep_previous_warm_ms", policy.keep_previous_warm_ms, 0),
     ];
@@ -208,6 +213,9 @@ fn checked(policy: Policy) -> Result<Policy, Error> {
                 "policy.{field}: {value} is not between {least} and {TIME_MAX_MS} milliseconds"
             )));
         }
+    }
+    if policy.queue_max > QUEUE_MAX {
+        return Err(Error::Invalid(format!("policy.queue_max: {} is more than {QUEUE_MAX}", policy.queue_max)));
     }
     Ok(policy)
 }

@@ -195,6 +195,10 @@ fn policy(policy: &Policy) -> PolicyUpdate {
         grpc_idle_timeout_ms: Some(policy.grpc_idle_timeout_ms),
         websocket_idle_timeout_ms: Some(policy.websocket_idle_timeout_ms),
         in_flight_max: Some(policy.in_flight_max),
+        endpoint_concurrency_max: Some(policy.endpoint_concurrency_max),
+        queue_max: Some(policy.queue_max),
+        queue_timeout_ms: Some(policy.queue_timeout_ms),
+        slow_start_ms: Some(policy.slow_start_ms),
         max_drain_ms: Some(policy.max_drain_ms),
         keep_previous_warm_ms: Some(policy.keep_previous_warm_ms),
     }

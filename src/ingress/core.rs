@@ -24,6 +24,7 @@ use crate::ingress::span::Spans;
 use crate::ingress::streams::Streams;
 use crate::ingress::tls::Served;
 use crate::ingress::upstream::Upstream;
+use crate::ingress::upstream::queue::Queues;
 use crate::routing::address::Address;
 use crate::routing::live::{Claimed, Live, Reader};
 use crate::routing::table::Unresolved;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) certificates: Option<Arc<Served>>,
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
+    pub(super) queues: Queues,
     /// Of every core, in their order.
     pub(super) counters: Vec<Arc<Counters>>,
     pub(super) access_log: Option<Writer>,

@@ -42,6 +42,12 @@ pub(super) enum Error {
     /// The address leads nowhere.
     #[error(transparent)]
     Unresolved(#[from] Unresolved),
+    /// Every replica is full, and so is the queue.
+    #[error("let one more wait for a replica")]
+    QueueFull,
+    /// No replica had room in time.
+    #[error("find room at a replica in time")]
+    QueueTimeout,
     /// Every endpoint of the pool is gone or draining.
     #[error("find a ready endpoint")]
     NoReadyEndpoint,
@@ -89,6 +95,8 @@ pub(super) enum Code {
     DeploymentNotFound,
     DeploymentNotRunning,
     DeploymentTerminated,
+    QueueFull,
+    QueueTimeout,
     NoReadyEndpoint,
     ConnectFailed,
     UpstreamReset,
@@ -120,6 +128,11 @@ const RESOURCE_EXHAUSTED: &str = "8";
 const UNIMPLEMENTED: &str = "12";
 const INTERNAL: &str = "13";
 const UNAVAILABLE: &str = "14";
+
+const ENVIRONMENT_FULL: &str =
+    "this environment has as many requests running as it may; try again, or raise its in_flight_max";
+const QUEUE_FULL: &str = "every replica is busy and as many requests wait as may; try again, or add replicas";
+const QUEUE_SLOW: &str = "every replica was busy for too long; try again, or add replicas";
 
 /// What the client is told.
 struct Row {
@@ -154,11 +167,9 @@ impl Error {
             Self::Overloaded => {
                 later(S::SERVICE_UNAVAILABLE, Code::Overloaded, "too many requests are running; try again")
             }
-            Self::EnvironmentOverloaded(_) => later(
-                S::SERVICE_UNAVAILABLE,
-                Code::Overloaded,
-                "this environment has as many requests running as it may; try again, or raise its in_flight_max",
-            ),
+            Self::EnvironmentOverloaded(_) => later(S::SERVICE_UNAVAILABLE, Code::Overloaded, ENVIRONMENT_FULL),
+            Self::QueueFull => later(S::SERVICE_UNAVAILABLE, Code::QueueFull, QUEUE_FULL),
+            Self::QueueTimeout => later(S::SERVICE_UNAVAILABLE, Code::QueueTimeout, QUEUE_SLOW),
             Self::Misdirected => row(
                 S::MISDIRECTED_REQUEST,
                 Code::MisdirectedRequest,
@@ -221,9 +232,12 @@ impl Error {
             | Self::RequestTimeout
             | Self::ClientStalled
             | Self::ClientGone => Fault::Client,
-            Self::Overloaded | Self::EnvironmentOverloaded(_) | Self::Unresolved(_) | Self::NoReadyEndpoint => {
-                Fault::Repoint
-            }
+            Self::Overloaded
+            | Self::EnvironmentOverloaded(_)
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Unresolved(_)
+            | Self::NoReadyEndpoint => Fault::Repoint,
             Self::Connect { .. } | Self::UpstreamReset(_) | Self::UpstreamInvalid(_) | Self::ResponseTimeout => {
                 Fault::Replica
             }
@@ -238,7 +252,9 @@ impl Error {
             | Self::NoReadyEndpoint
             | Self::Unresolved(_)
             | Self::Overloaded
-            | Self::EnvironmentOverloaded(_) => true,
+            | Self::EnvironmentOverloaded(_)
+            | Self::QueueFull
+            | Self::QueueTimeout => true,
             Self::BadRequest(_)
             | Self::UriTooLong(_)
             | Self::HeadersTooLarge(_)
@@ -270,6 +286,8 @@ impl Error {
             },
             Self::Overloaded
             | Self::EnvironmentOverloaded(_)
+            | Self::QueueFull
+            | Self::QueueTimeout
             | Self::Misdirected
             | Self::NoReadyEndpoint
             | Self::Connect { .. }
@@ -364,7 +382,7 @@ fn unresolved_row(unresolved: Unresolved) -> Row {
 
 impl Code {
     /// Every code, in order: its place is its index in the counters.
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::UriTooLong,
         Self::HeadersTooLarge,
@@ -377,6 +395,8 @@ impl Code {
         Self::DeploymentNotFound,
         Self::DeploymentNotRunning,
         Self::DeploymentTerminated,
+        Self::QueueFull,
+        Self::QueueTimeout,
         Self::NoReadyEndpoint,
         Self::ConnectFailed,
         Self::UpstreamReset,
@@ -402,6 +422,8 @@ impl Code {
             Self::DeploymentNotFound => "deployment_not_found",
             Self::DeploymentNotRunning => "deployment_not_running",
             Self::DeploymentTerminated => "deployment_terminated",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::UpstreamReset => "upstream_reset",
@@ -463,6 +485,8 @@ mod tests {
             (Error::HeadersTooLarge(1), 431, Fault::Client),
             (Error::UriTooLong(1), 414, Fault::Client),
             (Error::Overloaded, 503, Fault::Repoint),
+            (Error::QueueFull, 503, Fault::Repoint),
+            (Error::QueueTimeout, 503, Fault::Repoint),
             (Error::Misdirected, 421, Fault::Client),
             (Error::BadRequest("x"), 400, Fault::Client),
             (Error::RequestTimeout, 408, Fault::Client),

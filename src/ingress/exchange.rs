@@ -22,7 +22,7 @@ use crate::ingress::limits::Permit;
 use crate::ingress::metrics;
 use crate::ingress::request_body::Ledger;
 use crate::ingress::span::{Finished, Ids, Place, Served, cut};
-use crate::routing::claim::Claim;
+use crate::ingress::upstream::queue::Held;
 use crate::routing::live::Claimed;
 
 /// One request and its answer.
@@ -35,7 +35,7 @@ pub(super) struct Exchange {
     /// resolve until the exchange ends.
     pub(super) claimed: Option<Claimed>,
     /// The hold on the endpoint it was sent to.
-    pub(super) endpoint: Option<Claim>,
+    pub(super) endpoint: Option<Held>,
     /// Where it was sent last.
     pub(super) upstream: Option<SocketAddr>,
     /// The stream that leaves HTTP when the replica agrees, for an extended CONNECT.

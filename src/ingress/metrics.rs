@@ -68,6 +68,8 @@ pub(super) struct Counters {
     pub(super) proxy_header_failures: [Counter; PROXY_HEADER_FAILURES.len()],
     /// Client connections answered 503 at the limit.
     pub(super) refused: Counter,
+    /// Requests that wait for a replica with room.
+    pub(super) queued: Counter,
     /// Connections opened to replicas.
     pub(super) upstream_connects: Counter,
     /// Connections to replicas that could not be opened.

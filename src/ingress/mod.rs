@@ -59,6 +59,7 @@ use crate::ingress::socket::Bound;
 pub use crate::ingress::socket::Given;
 use crate::ingress::span::Spans;
 use crate::ingress::tls::watch::{Loaded, Watching};
+use crate::ingress::upstream::queue::Queues;
 use crate::ingress::watched::WATCHED_MAX;
 use crate::routing::live::Live;
 use crate::telemetry::metrics::Metrics;
@@ -194,6 +195,7 @@ impl Prepared {
             is_succeeded: Arc::clone(&is_succeeded),
             connections: Limit::new(config.connections_max),
             streams: Limit::new(config.streams_max),
+            queues: Queues::default(),
             counters: counters.clone(),
             access_log: writer,
             watched,

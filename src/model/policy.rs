@@ -34,6 +34,17 @@ pub struct Policy {
     /// Requests, streams and tunnels that run at once on one proxy; 0 means half
     /// of what that proxy takes in total. A further one is answered 503.
     pub in_flight_max: u64,
+    /// Requests that one replica is given at once by one proxy; 0 means no limit.
+    /// Further ones wait.
+    pub endpoint_concurrency_max: u64,
+    /// Requests that may wait for a replica of one pool on one proxy; a further
+    /// one is answered 503.
+    pub queue_max: u64,
+    /// Longest wait for a replica.
+    pub queue_timeout_ms: u64,
+    /// How long a replica that comes to others is given less than they, from a
+    /// tenth to its full share; 0 means not at all.
+    pub slow_start_ms: u64,
     /// Longest wait for running requests when a pool is to be stopped.
     pub max_drain_ms: u64,
     /// How long a pool that nothing needs any more keeps its replicas. Of no
@@ -76,6 +87,10 @@ impl Default for Policy {
             grpc_idle_timeout_ms: 0,
             websocket_idle_timeout_ms: 0,
             in_flight_max: 0,
+            endpoint_concurrency_max: 0,
+            queue_max: 100,
+            queue_timeout_ms: 10_000,
+            slow_start_ms: 0,
             max_drain_ms: 900_000,
             // 10 min: whoever sees a bad deploy sees it by then, and twenty deploys do not leave twenty processes.
             keep_previous_warm_ms: 600_000,

@@ -109,6 +109,18 @@ pub struct PolicyUpdate {
     /// Requests that run at once on one proxy; 0 means half of what it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight_max: Option<u64>,
+    /// Requests that one replica is given at once by one proxy; 0 means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_concurrency_max: Option<u64>,
+    /// Requests that may wait for a replica of one pool on one proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_max: Option<u64>,
+    /// Longest wait for a replica.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_timeout_ms: Option<u64>,
+    /// How long a replica that comes to others is given less; 0 means not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start_ms: Option<u64>,
     /// Longest wait for running requests when a pool is to be stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_drain_ms: Option<u64>,
@@ -130,6 +142,10 @@ impl PolicyUpdate {
         policy.grpc_idle_timeout_ms = self.grpc_idle_timeout_ms.unwrap_or(policy.grpc_idle_timeout_ms);
         policy.websocket_idle_timeout_ms = self.websocket_idle_timeout_ms.unwrap_or(policy.websocket_idle_timeout_ms);
         policy.in_flight_max = self.in_flight_max.unwrap_or(policy.in_flight_max);
+        policy.endpoint_concurrency_max = self.endpoint_concurrency_max.unwrap_or(policy.endpoint_concurrency_max);
+        policy.queue_max = self.queue_max.unwrap_or(policy.queue_max);
+        policy.queue_timeout_ms = self.queue_timeout_ms.unwrap_or(policy.queue_timeout_ms);
+        policy.slow_start_ms = self.slow_start_ms.unwrap_or(policy.slow_start_ms);
         policy.max_drain_ms = self.max_drain_ms.unwrap_or(policy.max_drain_ms);
         policy.keep_previous_warm_ms = self.keep_previous_warm_ms.unwrap_or(policy.keep_previous_warm_ms);
         policy
@@ -232,6 +248,10 @@ mod tests {
             grpc_idle_timeout_ms: 8,
             websocket_idle_timeout_ms: 9,
             in_flight_max: 10,
+            endpoint_concurrency_max: 11,
+            queue_max: 12,
+            queue_timeout_ms: 13,
+            slow_start_ms: 14,
             max_drain_ms: 5,
             keep_previous_warm_ms: 6,
         };

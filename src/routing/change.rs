@@ -9,6 +9,10 @@ use crate::model::revision::{Digest, Revision};
 
 /// One step of a change.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are upserts, and each is taken apart as soon as it is applied"
+)]
 pub enum Change {
     /// A new or replaced record, with its digest.
     Upsert(Record, Digest),

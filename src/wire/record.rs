@@ -51,6 +51,9 @@ pub(super) fn minor_of(record: &[u8]) -> u32 {
         policy.sse_idle_timeout_ms,
         policy.grpc_idle_timeout_ms,
         policy.websocket_idle_timeout_ms,
+        // The queue means something only with this one.
+        policy.endpoint_concurrency_max,
+        policy.slow_start_ms,
     ];
     if since_3.iter().any(|set| *set > 0) { 3 } else { 1 }
 }
@@ -104,10 +107,16 @@ fn policy_out(policy: &Policy) -> proto::Policy {
         sse_idle_timeout_ms: policy.sse_idle_timeout_ms,
         grpc_idle_timeout_ms: policy.grpc_idle_timeout_ms,
         websocket_idle_timeout_ms: policy.websocket_idle_timeout_ms,
+        endpoint_concurrency_max: policy.endpoint_concurrency_max,
+        // Absent where they are as usual, as they are nearly everywhere.
+        queue_max: Some(policy.queue_max).filter(|max| *max != Policy::default().queue_max),
+        queue_timeout_ms: Some(policy.queue_timeout_ms).filter(|time| *time != Policy::default().queue_timeout_ms),
+        slow_start_ms: policy.slow_start_ms,
     }
 }
 
 fn policy_in(policy: proto::Policy) -> Result<Policy, Error> {
+    let usual = Policy::default();
     Ok(Policy {
         pins: door_in("policy.pins", policy.pins)?,
         deployment_hosts: policy.deployment_hosts.map(|door| door_in("policy.deployment_hosts", door)).transpose()?,
@@ -120,7 +129,11 @@ fn policy_in(policy: proto::Policy) -> Result<Policy, Error> {
         sse_idle_timeout_ms: policy.sse_idle_timeout_ms,
         grpc_idle_timeout_ms: policy.grpc_idle_timeout_ms,
         websocket_idle_timeout_ms: policy.websocket_idle_timeout_ms,
-        ..Policy::default()
+        endpoint_concurrency_max: policy.endpoint_concurrency_max,
+        queue_max: policy.queue_max.unwrap_or(usual.queue_max),
+        queue_timeout_ms: policy.queue_timeout_ms.unwrap_or(usual.queue_timeout_ms),
+        slow_start_ms: policy.slow_start_ms,
+        ..usual
     })
 }
 

@@ -46,7 +46,7 @@ fn door() -> impl Strategy<Value = Door> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (door(), option::of(door()), any::<[u64; 9]>()).prop_map(|(pins, deployment_hosts, n)| Policy {
+    (door(), option::of(door()), any::<[u64; 13]>()).prop_map(|(pins, deployment_hosts, n)| Policy {
         pins,
         deployment_hosts,
         request_body_max: n[0],
@@ -58,6 +58,10 @@ fn policy() -> impl Strategy<Value = Policy> {
         sse_idle_timeout_ms: n[6],
         grpc_idle_timeout_ms: n[7],
         websocket_idle_timeout_ms: n[8],
+        endpoint_concurrency_max: n[9],
+        queue_max: n[10],
+        queue_timeout_ms: n[11],
+        slow_start_ms: n[12],
         ..Policy::default()
     })
 }

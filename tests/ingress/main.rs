@@ -19,6 +19,7 @@ mod outside;
 mod overload;
 mod protocol_lines;
 mod proxy_protocol;
+mod queue;
 mod retries;
 mod smuggling;
 mod stalls;

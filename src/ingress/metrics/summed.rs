@@ -25,6 +25,7 @@ impl Collector for Summed {
         let codes = Code::ALL.map(Code::as_str);
         self.labelled(e, "ingress_errors", "Requests that ended badly, by reason", ("code", &codes), |c| &c.errors)?;
         self.gauge(e, "ingress_requests_in_flight", "Requests without a complete answer", |c| &c.in_flight)?;
+        self.gauge(e, "ingress_requests_queued", "Requests that wait for a replica with room", |c| &c.queued)?;
         self.gauge(e, "ingress_connections", "Open client connections", |c| &c.connections)?;
         self.gauge(e, "ingress_tunnels", "Open tunnels", |c| &c.tunnels)?;
         self.counter(e, "ingress_connections_accepted", "Client connections accepted", |c| &c.accepted)?;

@@ -4,6 +4,8 @@
 //! all, and without the herd that the very least loaded one attracts when every
 //! core picks it at once. Pure.
 
+use std::time::Duration;
+
 /// Picks one of `count` for which `takes` says yes, the one with less `load` of
 /// two at random. `random(n)` answers a number below n.
 pub(super) fn pick(
@@ -29,6 +31,14 @@ pub(super) fn pick(
     Some(lesser(nth(first)?, nth(second)?, load))
 }
 
+/// The load of an endpoint that runs `running` requests and is known for `age`:
+/// while that is less than `window`, as much more as its share is to be smaller.
+/// The share grows evenly, from a tenth on.
+pub(super) fn weighed(running: u64, age: Duration, window: Duration) -> u64 {
+    let permille = (age.as_millis() * 1_000 / window.as_millis().max(1)).clamp(100, 1_000);
+    (running + 1).saturating_mul(1_000) / u64::try_from(permille).unwrap_or(1_000)
+}
+
 /// Two different numbers below `count`, or the only one twice.
 fn two_of(count: usize, random: &mut impl FnMut(usize) -> usize) -> (usize, usize) {
     if count == 1 {
@@ -46,6 +56,15 @@ fn lesser(first: usize, second: usize, load: impl Fn(usize) -> u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_one_gets_a_tenth_and_then_more_until_it_is_like_the_others() {
+        let window = Duration::from_secs(10);
+        let of = |running, seconds| weighed(running, Duration::from_secs(seconds), window);
+        assert_eq!([of(0, 0), of(0, 1), of(0, 5), of(0, 10), of(0, 3_600)], [10, 10, 2, 1, 1]);
+        // Others have to run nine before one that has just come is given its first.
+        assert!(of(8, 60) < of(0, 0) && of(9, 60) >= of(0, 0));
+    }
 
     fn spread(loads: &[u64], takes: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut random = fastrand::Rng::with_seed(7);

@@ -6,6 +6,7 @@
 //! (invariant 10), to the newer view of the same pool afterwards.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -16,12 +17,15 @@ use crate::ingress::exchange::Exchange;
 use crate::ingress::headers;
 use crate::ingress::identify::Asked;
 use crate::ingress::request_body::{RequestBody, State};
+use crate::ingress::upstream::Rules;
 use crate::ingress::upstream::http1::Malformed;
 use crate::ingress::upstream::link::Broken;
 use crate::ingress::upstream::pool::Lease;
+use crate::ingress::upstream::queue::{Held, Queue};
 use crate::ingress::upstream::retry::{Facts, Verdict, verdict};
 use crate::model::id::EndpointId;
 use crate::model::manifest::Protocol;
+use crate::routing::pool::EndpointRoute;
 
 /// How a request is to be sent.
 pub(in crate::ingress) struct Sending {
@@ -95,7 +99,13 @@ pub(in crate::ingress) async fn forward(
     let mut attempts = Attempts::default();
     loop {
         attempts.made += 1;
-        match attempt(exchange, sending, &mut attempts, parts, &mut body).await {
+        let chosen = match choose(exchange, &attempts, parts, false) {
+            Choice::To(chosen) => Some(chosen),
+            Choice::Nowhere => None,
+            // Boxed, as all that is rare.
+            Choice::Full(queue) => Box::pin(wait(exchange, asked, &attempts, parts, queue)).await?,
+        };
+        match attempt(exchange, sending, &mut attempts, parts, &mut body, chosen).await {
             Ok(sent) => {
                 if let Some(ledger) = &exchange.ledger {
                     ledger.settle();
@@ -113,9 +123,9 @@ async fn attempt(
     attempts: &mut Attempts,
     parts: &mut Parts,
     body: &mut RequestBody,
+    chosen: Option<Chosen>,
 ) -> Result<Sent, Box<Failure>> {
-    let now = if attempts.made == 1 { exchange.started } else { Instant::now() };
-    let Some(Chosen { id, address, protocol }) = choose(exchange, attempts, parts, now) else {
+    let Some(Chosen { id, address, protocol, now }) = chosen else {
         let error = attempts.refused.take().unwrap_or(Error::NoReadyEndpoint);
         return Err(Box::new(Failure { error, endpoint: None, reused: false, sent: How::Unconnected }));
     };
@@ -162,26 +172,94 @@ struct Chosen {
     id: EndpointId,
     address: SocketAddr,
     protocol: Protocol,
+    /// When it was chosen.
+    now: Instant,
+}
+
+/// What a choice comes to.
+enum Choice {
+    To(Chosen),
+    /// Endpoints are there, and each has as many requests as it takes.
+    Full(Arc<Queue>),
+    Nowhere,
 }
 
 /// Chooses an endpoint, takes the claim on it, and addresses the request to it.
-fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, now: Instant) -> Option<Chosen> {
+/// Whoever has not waited waits behind those who do.
+fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_waited: bool) -> Choice {
+    let now = if attempts.made == 1 && !has_waited { exchange.started } else { Instant::now() };
     let core = &exchange.core;
-    let claimed = exchange.claimed.as_ref()?;
+    let Some(claimed) = exchange.claimed.as_ref() else { return Choice::Nowhere };
     let pool = &claimed.pool;
-    let other = core.upstream.choose(pool, core.index, &attempts.avoid, now);
+    let policy = &claimed.environment().policy;
+    let rules =
+        Rules { running_max: policy.endpoint_concurrency_max, slow_start: Duration::from_millis(policy.slow_start_ms) };
+    let queue = (rules.running_max > 0).then(|| core.shared.queues.of(pool.key));
+    if let Some(queue) = queue.as_ref().filter(|queue| !has_waited && queue.is_waited_in()) {
+        return Choice::Full(Arc::clone(queue));
+    }
+    let other = core.upstream.choose(pool, core.index, &attempts.avoid, now, rules);
     let any = || match attempts.refused {
         // What refused a connection a moment ago refuses it again.
         Some(_) => None,
-        None => core.upstream.choose(pool, core.index, &[], now),
+        None => core.upstream.choose(pool, core.index, &[], now, rules),
     };
-    let (at, claim) = other.or_else(any)?;
+    let held = other.or_else(any).map(|(at, claim)| (at, Held::new(claim, queue.clone())));
+    // Two that took the last room at once both see it, and both step back.
+    let fits = |at: usize| rules.running_max == 0 || pool.endpoint_in_flight_total(at) <= rules.running_max;
+    let Some((at, held)) = held.filter(|(at, _)| fits(*at)) else {
+        let is_there = |endpoint: &EndpointRoute| !endpoint.draining;
+        let is_full = attempts.refused.is_none() && pool.endpoints.iter().any(is_there);
+        return queue.filter(|_| is_full).map_or(Choice::Nowhere, Choice::Full);
+    };
     let endpoint = &pool.endpoints[at];
     headers::direct(parts, claimed, endpoint, &core.origin(claimed));
-    let chosen = Chosen { id: endpoint.id, address: endpoint.address, protocol: pool.protocol };
-    exchange.endpoint = Some(claim);
+    let chosen = Chosen { id: endpoint.id, address: endpoint.address, protocol: pool.protocol, now };
+    exchange.endpoint = Some(held);
     exchange.upstream = Some(chosen.address);
-    Some(chosen)
+    Choice::To(chosen)
+}
+
+/// Waits for an endpoint with room, without a claim: whenever it looks again it
+/// resolves again, by the rules of a request that is sent again.
+async fn wait(
+    exchange: &mut Exchange,
+    asked: &Asked,
+    attempts: &Attempts,
+    parts: &mut Parts,
+    queue: Arc<Queue>,
+) -> Result<Option<Chosen>, Error> {
+    let Some(claimed) = &exchange.claimed else { return Ok(None) };
+    let (mut key, policy) = (claimed.pool.key, Arc::clone(&claimed.environment().policy));
+    let deadline = Instant::now() + Duration::from_millis(policy.queue_timeout_ms);
+    let counters = Arc::clone(&exchange.core.counters);
+    let mut ticket = queue.enter(policy.queue_max, &counters).ok_or(Error::QueueFull)?;
+    exchange.endpoint = None;
+    loop {
+        if ticket.is_first() {
+            match choose(exchange, attempts, parts, true) {
+                Choice::To(chosen) => return Ok(Some(chosen)),
+                Choice::Nowhere => return Ok(None),
+                Choice::Full(_) => {}
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::QueueTimeout);
+        }
+        exchange.claimed = None;
+        ticket.rung(left).await;
+        let claimed = exchange.core.claim(&asked.address())?;
+        if claimed.pool.key != key {
+            if attempts.lost > 0 {
+                return Ok(None);
+            }
+            key = claimed.pool.key;
+            let queue = exchange.core.shared.queues.of(key);
+            ticket = queue.enter(policy.queue_max, &counters).ok_or(Error::QueueFull)?;
+        }
+        exchange.claimed = Some(claimed);
+    }
 }
 
 /// What an attempt's end means.

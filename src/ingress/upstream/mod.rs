@@ -12,6 +12,7 @@ pub(super) mod http1;
 pub(super) mod http2;
 pub(super) mod link;
 pub(super) mod pool;
+pub(super) mod queue;
 pub(super) mod retry;
 
 use std::cell::{Cell, RefCell};
@@ -40,6 +41,8 @@ pub(super) struct Upstream {
     /// Whether any replica is unwell: while none is, no choice looks at health.
     unwell: Cell<bool>,
     budget: RefCell<Budget>,
+    /// Since when endpoints are known, where new ones are to start slowly.
+    seen: RefCell<HashMap<EndpointId, Instant>>,
     alarms: Rc<Alarms>,
     buffers: Rc<Buffers>,
     counters: Arc<Counters>,
@@ -48,6 +51,18 @@ pub(super) struct Upstream {
     peer_timeout: Duration,
     attempts_max: u32,
 }
+
+/// What an environment says about choices.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Requests that one endpoint is given at once; 0 means no limit.
+    running_max: u64,
+    /// How long a new endpoint is given less.
+    slow_start: Duration,
+}
+
+/// Endpoints whose beginning is remembered; past that all begin anew, alike.
+const SEEN_MAX: usize = 16 * 1024;
 
 /// What is known of one address.
 #[derive(Default)]
@@ -68,6 +83,7 @@ impl Upstream {
             replicas: RefCell::default(),
             unwell: Cell::new(false),
             budget: RefCell::new(Budget::new(now)),
+            seen: RefCell::default(),
             alarms: Alarms::new(now),
             buffers: Rc::default(),
             counters,
@@ -80,11 +96,19 @@ impl Upstream {
     }
 
     /// Chooses an endpoint and takes a claim on it. `None` when every endpoint is
-    /// draining or in `avoid`.
-    fn choose(&self, pool: &PoolRoute, core: usize, avoid: &[EndpointId], now: Instant) -> Option<(usize, Claim)> {
+    /// draining, full, or in `avoid`.
+    fn choose(
+        &self,
+        pool: &PoolRoute,
+        core: usize,
+        avoid: &[EndpointId],
+        now: Instant,
+        rules: Rules,
+    ) -> Option<(usize, Claim)> {
         let endpoints = &pool.endpoints;
-        let takes = |at: usize| !endpoints[at].draining && !avoid.contains(&endpoints[at].id);
-        let load = |at: usize| pool.endpoint_in_flight(at, core);
+        let has_room = |at: usize| rules.running_max == 0 || pool.endpoint_in_flight_total(at) < rules.running_max;
+        let takes = |at: usize| !endpoints[at].draining && !avoid.contains(&endpoints[at].id) && has_room(at);
+        let load = |at: usize| self.load(pool, at, core, now, rules);
         let random = |below: usize| fastrand::usize(..below);
         let picked = if self.unwell.get() {
             let replicas = self.replicas.borrow();
@@ -101,6 +125,19 @@ impl Upstream {
         claim.or_else(|| {
             (0..endpoints.len()).filter(|at| takes(*at)).find_map(|at| Some((at, pool.claim_endpoint(at, core)?)))
         })
+    }
+
+    /// What an endpoint carries, as choices see it: a new one seems to carry more.
+    fn load(&self, pool: &PoolRoute, at: usize, core: usize, now: Instant, rules: Rules) -> u64 {
+        let running = match rules.running_max {
+            0 => pool.endpoint_in_flight(at, core),
+            _ => pool.endpoint_in_flight_total(at),
+        };
+        if rules.slow_start.is_zero() {
+            return running;
+        }
+        let since = *self.seen.borrow_mut().entry(pool.endpoints[at].id).or_insert(now);
+        balance::weighed(running, now.saturating_duration_since(since), rules.slow_start)
     }
 
     /// A connection to `address` could not be opened, or closed unused.
@@ -124,6 +161,9 @@ impl Upstream {
     /// replica, forgets addresses that nothing is known of.
     pub(super) fn sweep(&self, now: Instant) {
         self.alarms.sweep(now);
+        if self.seen.borrow().len() > SEEN_MAX {
+            self.seen.borrow_mut().clear();
+        }
         let mut replicas = self.replicas.borrow_mut();
         replicas.retain(|_, known| {
             known.idle.retain(|link| link.is_quiet());

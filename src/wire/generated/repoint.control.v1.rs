@@ -415,6 +415,18 @@ pub struct Policy {
     /// Longest silence of both ends of a tunnel; 0 means no limit. Since minor 3.
     #[prost(uint64, tag = "11")]
     pub websocket_idle_timeout_ms: u64,
+    /// Requests that one endpoint is given at once by one proxy; 0 means no limit. Since minor 3.
+    #[prost(uint64, tag = "12")]
+    pub endpoint_concurrency_max: u64,
+    /// Requests that may wait for an endpoint of one pool on one proxy. Absent: 100. Since minor 3.
+    #[prost(uint64, optional, tag = "13")]
+    pub queue_max: ::core::option::Option<u64>,
+    /// Longest wait for an endpoint. Absent: 10,000. Since minor 3.
+    #[prost(uint64, optional, tag = "14")]
+    pub queue_timeout_ms: ::core::option::Option<u64>,
+    /// How long an endpoint that comes to others is given less than they; 0 means not at all. Since minor 3.
+    #[prost(uint64, tag = "15")]
+    pub slow_start_ms: u64,
 }
 /// Where a pool's requests go.
 #[derive(Clone, PartialEq, ::prost::Message)]
