@@ -152,6 +152,9 @@ pub fn up(arguments: &UpArgs) -> anyhow::Result<()> {
 /// When something cannot be started; nothing keeps running then.
 pub fn control(arguments: &ServerArgs) -> anyhow::Result<()> {
     run(arguments, async |args, mut sockets| {
+        if !args.tls.listen.is_empty() {
+            tracing::warn!("[tls] and --tls-listen are for the ingress, which `repoint up` and `repoint proxy` have");
+        }
         let plane = ControlPlane::bind(&args, &mut sockets).await?;
         let metrics = Metrics::default();
         let admin = admin(&args, &mut sockets).await?;

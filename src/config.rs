@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::ingress;
-use crate::ingress::config::{AccessLog, LogFormat, Spans, Tls};
+use crate::ingress::config::{AccessLog, CertificateSource, LogFormat, Spans, Tls};
 use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::host::HostPattern;
@@ -31,6 +31,23 @@ pub struct ServerArgs {
     /// Where requests arrive (default port 8080 of 127.0.0.1 and ::1; port 0 picks one)
     #[arg(long, env = "REPOINT_INGRESS", value_name = "ADDR", value_delimiter = ',')]
     pub ingress: Vec<SocketAddr>,
+    /// Where requests arrive over TLS, as 0.0.0.0:8443; needs certificates
+    #[arg(long, env = "REPOINT_TLS_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    #[serde(skip)]
+    pub tls_listen: Vec<SocketAddr>,
+    /// Certificates: PEM files with their keys in them or beside them, or folders of such
+    #[arg(long, env = "REPOINT_TLS_CERTIFICATES", value_name = "PATH", value_delimiter = ',')]
+    #[serde(skip)]
+    pub tls_certificates: Vec<PathBuf>,
+    /// Client connections of the ingress, in total (default 10000)
+    #[arg(long, env = "REPOINT_CONNECTIONS_MAX", value_name = "N")]
+    pub connections_max: Option<NonZeroUsize>,
+    /// HTTP/2 requests that run at once, in total (default 1000)
+    #[arg(long, env = "REPOINT_STREAMS_MAX", value_name = "N")]
+    pub streams_max: Option<NonZeroUsize>,
+    /// Requests, streams and tunnels that run at once, in total (default 10000)
+    #[arg(long, env = "REPOINT_IN_FLIGHT_MAX", value_name = "N")]
+    pub in_flight_max: Option<NonZeroUsize>,
     /// Where the REST API listens (default 127.0.0.1:8090)
     #[arg(long, env = "REPOINT_API", value_name = "ADDR")]
     pub api: Option<SocketAddr>,
@@ -90,7 +107,7 @@ pub struct ServerArgs {
     /// who changes it should know why.
     #[arg(skip)]
     pub fleet: FleetArgs,
-    /// TLS towards clients: in the settings file only.
+    /// TLS towards clients: all of it in the settings file, what is needed most as flags too.
     #[arg(skip)]
     pub tls: Tls,
     /// Log lines as JSON
@@ -162,16 +179,29 @@ impl ServerArgs {
     ///
     /// When the file cannot be read or holds an unknown or wrong setting.
     pub fn with_file(self) -> Result<Self, Error> {
-        let Some(path) = self.config.clone() else { return Ok(self) };
+        let Some(path) = self.config.clone() else { return Ok(self.with_tls_flags()) };
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
         let file = toml::from_str(&text).map_err(|error| Error::Invalid { path, message: error.to_string() })?;
-        Ok(self.over(file))
+        Ok(self.over(file).with_tls_flags())
+    }
+
+    /// Flags for a list of the `[tls]` table stand in its place.
+    fn with_tls_flags(mut self) -> Self {
+        self.tls.listen = given(self.tls_listen.clone(), self.tls.listen);
+        let certificates = self.tls_certificates.iter().cloned().map(CertificateSource::Path).collect();
+        self.tls.certificates = given(certificates, self.tls.certificates);
+        self
     }
 
     fn over(self, file: Self) -> Self {
         Self {
             data_dir: self.data_dir.or(file.data_dir),
             ingress: given(self.ingress, file.ingress),
+            tls_listen: self.tls_listen,
+            tls_certificates: self.tls_certificates,
+            connections_max: self.connections_max.or(file.connections_max),
+            streams_max: self.streams_max.or(file.streams_max),
+            in_flight_max: self.in_flight_max.or(file.in_flight_max),
             api: self.api.or(file.api),
             stream: self.stream.or(file.stream),
             admin: self.admin.or(file.admin),
@@ -262,6 +292,9 @@ impl ServerArgs {
         ingress::config::Config {
             listen: given(self.ingress.clone(), defaults.listen),
             threads: self.threads.or(defaults.threads),
+            connections_max: self.connections_max.map_or(defaults.connections_max, NonZeroUsize::get),
+            streams_max: self.streams_max.map_or(defaults.streams_max, NonZeroUsize::get),
+            in_flight_max: self.in_flight_max.map_or(defaults.in_flight_max, NonZeroUsize::get),
             tls: self.tls.clone(),
             trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
             proxy_protocol_from: given(self.proxy_protocol_from.clone(), defaults.proxy_protocol_from),
@@ -391,6 +424,25 @@ mod tests {
             assert!(matches!(args.fleet(), Err(Error::Fleet)), "{wrong}");
         }
         assert!(with_file("[fleet]\nlive = \"soon\"", ServerArgs::default()).is_err());
+    }
+
+    #[test]
+    fn flags_for_tls_and_limits_win_over_the_file() {
+        let text =
+            "connections-max = 5\nin-flight-max = 6\n[tls]\nlisten = [\"127.0.0.1:1\"]\ncertificates = [\"a.pem\"]";
+        let file = with_file(text, ServerArgs::default()).unwrap().ingress();
+        assert_eq!((file.connections_max, file.in_flight_max, file.streams_max), (5, 6, 1_000));
+        assert_eq!(file.tls.listen, ["127.0.0.1:1".parse().unwrap()]);
+        let flags = ServerArgs {
+            tls_listen: vec!["127.0.0.1:2".parse().unwrap()],
+            tls_certificates: vec!["certs".into()],
+            connections_max: NonZeroUsize::new(7),
+            ..ServerArgs::default()
+        };
+        let both = with_file(text, flags).unwrap().ingress();
+        assert_eq!((both.connections_max, both.in_flight_max), (7, 6));
+        assert_eq!(both.tls.listen, ["127.0.0.1:2".parse().unwrap()]);
+        assert_eq!(both.tls.certificates, [CertificateSource::Path("certs".into())]);
     }
 
     #[test]

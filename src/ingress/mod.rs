@@ -69,10 +69,12 @@ use crate::telemetry::otlp::{self, Exporting};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be listened on.
-    #[error("listen on {address} for requests: {}", advice(source))]
+    #[error("listen on {address} for requests: {}", advice(source, flag))]
     Bind {
         /// The address.
         address: SocketAddr,
+        /// The flag it is set by.
+        flag: &'static str,
         /// Why not.
         #[source]
         source: io::Error,
@@ -97,12 +99,14 @@ pub enum Error {
     Thread(#[source] io::Error),
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn advice(error: &io::Error, flag: &str) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "the address is in use; give another one with --ingress, or stop what uses it",
-        io::ErrorKind::PermissionDenied => "not allowed; give a port above 1023 with --ingress",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address; give one of its own with --ingress",
-        _ => "give another address with --ingress",
+        io::ErrorKind::AddrInUse => {
+            format!("the address is in use; give another one with {flag}, or stop what uses it")
+        }
+        io::ErrorKind::PermissionDenied => format!("not allowed; give a port above 1023 with {flag}"),
+        io::ErrorKind::AddrNotAvailable => format!("this machine has no such address; give one of its own with {flag}"),
+        _ => format!("give another address with {flag}"),
     }
 }
 

@@ -58,7 +58,8 @@ pub(super) fn bind_all(
 ) -> Result<Vec<Bound>, Error> {
     let mut all = Vec::new();
     for address in listen {
-        let failed = |source| Error::Bind { address: *address, source };
+        let flag = if encrypted { "--tls-listen" } else { "--ingress" };
+        let failed = |source| Error::Bind { address: *address, flag, source };
         let adopted = adopt(*address, encrypted, given, config).map_err(failed)?;
         let is_given = adopted.is_some();
         let bound = adopted.map_or_else(|| bind(*address, encrypted, config), Ok).map_err(failed)?;

@@ -120,3 +120,28 @@ fn a_hangup_makes_a_running_proxy_read_its_certificates_again() {
     proxy.terminate();
     assert!(proxy.ended().success());
 }
+
+#[test]
+fn flags_are_enough_for_tls_and_an_address_in_use_is_told_by_its_flag() {
+    let files = folder();
+    let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).expect("a certificate");
+    let chain = files.path().join("chain.pem");
+    let both = made.cert.pem() + &made.signing_key.serialize_pem();
+    std::fs::write(&chain, both).expect("a file of ours");
+    let chain = chain.to_str().expect("temporary paths are UTF-8");
+    let story = Story::on(Server::up_with(&["--tls-listen", "127.0.0.1:0", "--tls-certificates", chain]));
+    let replica = Replica::start("v1");
+    story.deploy_to(&replica, "production");
+    assert!(reaches(story.server.address_of("tls"), chain));
+
+    let taken = story.server.address_of("tls").to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_repoint"))
+        .args(["up", "--data-dir"])
+        .arg(files.path().join("other"))
+        .args(["--ingress", "127.0.0.1:0", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--tls-listen", &taken, "--tls-certificates", chain])
+        .output()
+        .expect("our own binary starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("with --tls-listen"), "{said}");
+}
