@@ -6,7 +6,6 @@
 //! exchange is dropped, with the answer's last byte.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -125,9 +124,8 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
     parts.status = status;
     parts.headers = fields;
     let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
-        let policy = Arc::clone(&claimed.environment().policy);
         headers::answer(&mut parts, &exchange.core.origin(claimed));
-        limit(pause_max(&policy, &parts.headers))
+        limit(pause_max(&claimed.environment().policy, &parts.headers))
     });
     let upgrading = exchange.upgrading.take();
     if upgrading.is_some() && parts.status.is_success() {
