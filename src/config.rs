@@ -18,6 +18,7 @@ use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::host::HostPattern;
 use crate::model::manifest::Span;
+use crate::replica_tls::{self, ReplicaTls};
 use crate::{fleet, store, worker};
 
 /// What every server command takes. A field that is set here, by flag or by
@@ -100,6 +101,9 @@ pub struct ServerArgs {
     /// How proxies on other machines reach local replicas
     #[arg(long, env = "REPOINT_REPLICA_ADVERTISE", value_name = "IP")]
     pub replica_advertise: Option<std::net::IpAddr>,
+    /// Who vouches for replicas reached over TLS: PEM files of CA certificates (default: whom the system trusts)
+    #[arg(long, env = "REPOINT_REPLICA_CA", value_name = "FILE", value_delimiter = ',')]
+    pub replica_ca: Vec<PathBuf>,
     /// Longest wait for running requests when stopping, in seconds (default 30)
     #[arg(long, env = "REPOINT_STOP_TIMEOUT", value_name = "SECONDS")]
     pub stop_timeout: Option<u64>,
@@ -167,6 +171,9 @@ pub enum Error {
         "use the settings of [fleet]: live has to be at least \"1s\", and no longer than suspect, nor that than forget"
     )]
     Fleet,
+    /// Nobody could vouch for a replica.
+    #[error(transparent)]
+    ReplicaCa(#[from] replica_tls::Error),
     /// Not a range of ports.
     #[error("read --worker-ports {0:?}: give two ports as 20000-29999")]
     Ports(String),
@@ -219,6 +226,7 @@ impl ServerArgs {
             stall_timeout: self.stall_timeout.or(file.stall_timeout),
             worker_ports: self.worker_ports.or(file.worker_ports),
             replica_advertise: self.replica_advertise.or(file.replica_advertise),
+            replica_ca: given(self.replica_ca, file.replica_ca),
             stop_timeout: self.stop_timeout.or(file.stop_timeout),
             fleet: file.fleet,
             tls: file.tls,
@@ -296,6 +304,7 @@ impl ServerArgs {
             streams_max: self.streams_max.map_or(defaults.streams_max, NonZeroUsize::get),
             in_flight_max: self.in_flight_max.map_or(defaults.in_flight_max, NonZeroUsize::get),
             tls: self.tls.clone(),
+            replica_ca: self.replica_ca.clone(),
             trusted_proxies: given(self.trusted_proxies.clone(), defaults.trusted_proxies),
             proxy_protocol_from: given(self.proxy_protocol_from.clone(), defaults.proxy_protocol_from),
             stall_timeout: self.stall_timeout.map_or(defaults.stall_timeout, Span::seconds),
@@ -345,12 +354,13 @@ impl ServerArgs {
     ///
     /// # Errors
     ///
-    /// When there is no data directory, or `worker-ports` is no range.
+    /// When there is no data directory, `worker-ports` is no range, or a file of `replica-ca` is none of authorities.
     pub fn worker(&self) -> Result<worker::Config, Error> {
         let defaults = worker::Config::new(self.data_dir()?);
         let ports = self.worker_ports()?.unwrap_or_else(|| defaults.ports.clone());
         let advertise = self.replica_advertise.unwrap_or(defaults.advertise);
-        Ok(worker::Config { ports, advertise, ..defaults })
+        let replica_tls = ReplicaTls::new(&self.replica_ca)?;
+        Ok(worker::Config { ports, advertise, replica_tls, ..defaults })
     }
 
     fn worker_ports(&self) -> Result<Option<std::ops::RangeInclusive<u16>>, Error> {

@@ -10,7 +10,8 @@
 //! REST API ([`rest`] has the shapes), [`worker`] starts and stops replicas from
 //! a [`bundle`] and keeps what they print in [`logs`]. [`cli`] is the command
 //! line, [`demo`] a worker to try things with, [`telemetry`] how all of it is
-//! seen, [`handover`] how a proxy is replaced while it runs. [`app`] puts them
+//! seen, [`handover`] how a proxy is replaced while it runs, [`replica_tls`] who
+//! may call itself a replica. [`app`] puts them
 //! together and is the only file that names both planes.
 //!
 //! # One request
@@ -79,6 +80,7 @@ pub mod stream;
 pub mod ingress;
 pub mod rest;
 pub mod bundle;
+pub mod replica_tls;
 pub mod logs;
 pub mod worker;
 pub mod control;

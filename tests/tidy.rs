@@ -34,6 +34,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     ("fleet", &["model"]),
     ("bundle", &["model"]),
+    // Both who probes replicas and who sends them requests shake hands with them.
+    ("replica_tls", &["model"]),
     ("rest", &["model"]),
     // What replicas print: worker writes it, control reads and follows it.
     ("logs", &["model"]),
@@ -42,13 +44,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Both ends of the control stream: the one place where store and routing meet.
     ("stream", &["model", "routing", "wire", "store", "fleet", "drain", "telemetry"]),
     // The data plane never names control, store or stream; the control plane never names ingress.
-    ("ingress", &["model", "routing", "drain", "telemetry"]),
+    ("ingress", &["model", "routing", "replica_tls", "drain", "telemetry"]),
     ("control", &["model", "rest", "store", "fleet", "bundle", "logs", "drain", "telemetry"]),
-    ("worker", &["model", "store", "fleet", "bundle", "logs", "telemetry"]),
+    ("worker", &["model", "store", "fleet", "bundle", "logs", "replica_tls", "telemetry"]),
     ("studio", &["model", "rest"]),
     ("cli", &["model", "rest", "bundle"]),
     // Each for its `Config`.
-    ("config", &["ingress", "store", "worker", "fleet", "model"]),
+    ("config", &["ingress", "store", "worker", "fleet", "replica_tls", "model"]),
     ("app", EVERYTHING),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),

@@ -150,6 +150,7 @@ fn pool(at: usize, second: bool) -> Record {
             id: Uuid::from_u128(3 << 64 | id).into(),
             address: "127.0.0.1:9000".parse().expect("an address"),
             authority: None,
+            secure: false,
             draining: false,
         }],
     })

@@ -199,6 +199,7 @@ mod tests {
             id: uuid::Uuid::now_v7().into(),
             address: "127.0.0.1:9".parse().unwrap(),
             authority: None,
+            secure: false,
             state: EndpointState::Ready,
             pid: None,
             since: caller.at,

@@ -228,6 +228,7 @@ mod tests {
             id: Uuid::from_u128(3).into(),
             address: "127.0.0.1:1".parse().unwrap(),
             authority: None,
+            secure: false,
             state: EndpointState::Ready,
             pid: None,
             since: Timestamp::UNIX_EPOCH,

@@ -117,6 +117,7 @@ mod tests {
             id: Uuid::from_u128(3).into(),
             address: "127.0.0.1:1".parse().unwrap(),
             authority: None,
+            secure: false,
             state,
             pid: None,
             since: Timestamp::UNIX_EPOCH,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::control::error::{Error, Noun};
 use crate::model::deployment::Source;
-use crate::model::endpoint_url::{InvalidEndpoint, check_endpoint};
+use crate::model::endpoint_url::check_endpoint;
 use crate::model::manifest::{Manifest, is_path};
 use crate::rest::deployments::CreateSource;
 use crate::store::Transaction;
@@ -40,7 +40,8 @@ pub(super) fn outside(asked: CreateSource, own_listeners: &[SocketAddr]) -> Resu
                 return Err(Error::Invalid(format!("source.endpoints: give 1 to {ENDPOINTS_MAX} URLs")));
             }
             for url in &endpoints {
-                check_endpoint(url, own_listeners).map_err(|error| refused(&error))?;
+                let checked = check_endpoint(url, own_listeners);
+                checked.map_err(|error| Error::Invalid(format!("source.endpoints: cannot {error}")))?;
             }
             if let Some(path) = health_path.as_deref().filter(|path| !is_path(path)) {
                 let path: String = path.chars().take(64).collect();
@@ -54,11 +55,4 @@ pub(super) fn outside(asked: CreateSource, own_listeners: &[SocketAddr]) -> Resu
             Err(Error::Invalid("source.kind: only endpoints can be given here".to_owned()))
         }
     }
-}
-
-fn refused(error: &InvalidEndpoint) -> Error {
-    if error.is_not_yet() {
-        return Error::NotYetSupported("https endpoints are not supported yet; give http:// URLs");
-    }
-    Error::Invalid(format!("source.endpoints: cannot {error}"))
 }

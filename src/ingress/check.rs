@@ -14,6 +14,7 @@ use crate::ingress::Error;
 use crate::ingress::config::{AccessLog, Config, Spans};
 use crate::ingress::tls;
 use crate::ingress::watched::WATCHED_MAX;
+use crate::replica_tls::ReplicaTls;
 use crate::telemetry::otlp;
 
 /// What would keep an ingress with these settings from starting, or from serving
@@ -24,6 +25,7 @@ pub fn check(config: &Config) -> Vec<Error> {
         problems.push(Error::Watched(config.metrics_environments.len()));
     }
     problems.extend(spans(&config.spans).err());
+    problems.extend(ReplicaTls::new(&config.replica_ca).err().map(Error::ReplicaCa));
     // Without an address nothing of it is used; it is read all the same, so that
     // adding one is not when it turns out to be wrong.
     if !config.tls.certificates.is_empty() || !config.tls.listen.is_empty() {

@@ -75,6 +75,9 @@ pub struct Config {
     pub proxy_protocol_from: Vec<Network>,
     /// TLS towards clients.
     pub tls: Tls,
+    /// Files of the authorities that vouch for replicas reached over TLS (PEM).
+    /// None: those that the system trusts.
+    pub replica_ca: Vec<PathBuf>,
     /// Where access-log lines go.
     pub access_log: AccessLog,
     /// How an access-log line looks.
@@ -269,6 +272,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             proxy_protocol_from: Vec::new(),
             tls: Tls::default(),
+            replica_ca: Vec::new(),
             access_log: AccessLog::Off,
             access_log_format: LogFormat::Json,
             access_log_sample: NonZeroU32::MIN,

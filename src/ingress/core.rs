@@ -25,6 +25,7 @@ use crate::ingress::streams::Streams;
 use crate::ingress::tls::Served;
 use crate::ingress::upstream::Upstream;
 use crate::ingress::upstream::queue::Queues;
+use crate::replica_tls::ReplicaTls;
 use crate::routing::address::Address;
 use crate::routing::live::{Claimed, Live, Reader};
 use crate::routing::table::Unresolved;
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) connections: Arc<Limit>,
     pub(super) streams: Arc<Limit>,
     pub(super) queues: Queues,
+    pub(super) replica_tls: ReplicaTls,
     /// Of every core, in their order.
     pub(super) counters: Vec<Arc<Counters>>,
     pub(super) access_log: Option<Writer>,
@@ -89,7 +91,7 @@ impl Core {
             index,
             limits: Limits { connections: Arc::clone(&shared.connections), streams: Arc::clone(&shared.streams) },
             counters: Arc::clone(counters),
-            upstream: Upstream::new(config, Arc::clone(counters)),
+            upstream: Upstream::new(config, shared.replica_tls.clone(), Arc::clone(counters)),
             alarms: Alarms::new(Instant::now()),
             access_log: shared.access_log.clone().map(RefCell::new),
             watcher: shared.watched.as_ref().map(|watched| watched.watcher(index)),

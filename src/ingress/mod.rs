@@ -61,6 +61,7 @@ use crate::ingress::span::Spans;
 use crate::ingress::tls::watch::{Loaded, Watching};
 use crate::ingress::upstream::queue::Queues;
 use crate::ingress::watched::WATCHED_MAX;
+use crate::replica_tls::{self, ReplicaTls};
 use crate::routing::live::Live;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::otlp::{self, Exporting};
@@ -82,6 +83,9 @@ pub enum Error {
     /// TLS cannot be served.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// Nobody could vouch for a replica.
+    #[error(transparent)]
+    ReplicaCa(#[from] replica_tls::Error),
     /// More than a scrape should hold.
     #[error("watch {0} environments: metrics-environments takes {WATCHED_MAX} at most; name fewer")]
     Watched(usize),
@@ -115,6 +119,7 @@ fn advice(error: &io::Error, flag: &str) -> String {
 pub struct Prepared {
     config: Config,
     certificates: Option<Loaded>,
+    replica_tls: ReplicaTls,
     bound: Vec<Bound>,
     access_log: Option<(Writer, Guard, Dropped)>,
 }
@@ -155,11 +160,12 @@ pub fn prepare(config: Config, mut given: Vec<Given>) -> Result<Prepared, Error>
         return Err(Error::Watched(config.metrics_environments.len()));
     }
     check::spans(&config.spans)?;
+    let replica_tls = ReplicaTls::new(&config.replica_ca)?;
     let certificates = (!config.tls.listen.is_empty()).then(|| Loaded::new(&config.tls)).transpose()?;
     let mut bound = socket::bind_all(&config.listen, false, &mut given, &config)?;
     bound.extend(socket::bind_all(&config.tls.listen, true, &mut given, &config)?);
     let access_log = access_log::open(&config).map_err(Error::AccessLog)?;
-    Ok(Prepared { config, certificates, bound, access_log })
+    Ok(Prepared { config, certificates, replica_tls, bound, access_log })
 }
 
 impl Prepared {
@@ -170,7 +176,7 @@ impl Prepared {
     ///
     /// When there are no threads or descriptors left; nothing is left running then.
     pub fn start(self, live: Arc<Live>, metrics: &Metrics) -> Result<Running, Error> {
-        let Self { config, certificates, bound, access_log } = self;
+        let Self { config, certificates, replica_tls, bound, access_log } = self;
         let addresses = |encrypted| {
             let of_kind = |bound: &&Bound| bound.sockets.iter().any(|socket| socket.encrypted == encrypted);
             bound.iter().filter(of_kind).map(|bound| bound.address).collect()
@@ -200,6 +206,7 @@ impl Prepared {
             connections: Limit::new(config.connections_max),
             streams: Limit::new(config.streams_max),
             queues: Queues::default(),
+            replica_tls,
             counters: counters.clone(),
             access_log: writer,
             watched,

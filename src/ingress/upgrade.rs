@@ -14,10 +14,10 @@ use futures_util::future::{Either, select};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::ingress::downstream::io::Stream;
 use crate::ingress::exchange::Exchange;
+use crate::ingress::upstream::connection::Connection;
 
 /// Bytes read at once, per direction: a few WebSocket messages, or a tenth of a
 /// video frame; more buys little and is held for as long as the tunnel is.
@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 16 * 1024;
 
 /// An agreed upgrade that waits for the client to have its 101.
 pub(super) struct Tunnel {
-    replica: TcpStream,
+    replica: Connection,
     /// What the replica sent right behind its 101.
     early: Bytes,
     exchange: Exchange,
@@ -33,7 +33,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to `replica`.
-    pub(super) fn new(replica: TcpStream, early: Bytes, exchange: Exchange) -> Self {
+    pub(super) fn new(replica: Connection, early: Bytes, exchange: Exchange) -> Self {
         Self { replica, early, exchange }
     }
 
@@ -73,7 +73,7 @@ impl Tunnel {
         let counters = &self.exchange.core.counters;
         counters.tunnels.one();
         let (to_replica, to_client) = (Cell::new(0), Cell::new(0));
-        let (replica_read, replica_write) = self.replica.split();
+        let (replica_read, replica_write) = tokio::io::split(&mut self.replica);
         let up = std::pin::pin!(carry(client_read, replica_write, early, &to_replica));
         let down = std::pin::pin!(carry(replica_read, client_write, self.early, &to_client));
         // One side may end long before the other; a failure ends both.

@@ -111,6 +111,8 @@ pub struct EndpointRecord {
     pub address: SocketAddr,
     /// Its own `host:port`, where it was given as a URL.
     pub authority: Option<String>,
+    /// Whether it is reached over TLS; then it has an authority, whose name it has to prove.
+    pub secure: bool,
     /// Whether it finishes what it has and takes nothing new.
     pub draining: bool,
 }

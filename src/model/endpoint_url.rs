@@ -7,9 +7,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// A worker's URL, without path: `http://10.0.0.7:9001` or `http://agents.internal:9001`.
+/// A worker's URL, without path: `http://10.0.0.7:9001` or `https://agents.internal`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct EndpointUrl {
+    secure: bool,
     host: Host,
     port: u16,
 }
@@ -26,9 +27,6 @@ pub enum Host {
 /// Why a URL or an address is refused as an endpoint. Reads as "failed to …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    /// Understood, but not built yet: `400 not_yet_supported`.
-    #[error("use {0:?} as an endpoint: https endpoints are not supported yet; give an http:// URL")]
-    HttpsNotYet(String),
     /// No URL of the expected form.
     #[error("use {url:?} as an endpoint: it {what}; give a URL such as http://10.0.0.7:9001")]
     Url {
@@ -47,18 +45,11 @@ pub enum InvalidEndpoint {
     },
 }
 
-impl InvalidEndpoint {
-    /// Whether this will be possible one day.
-    pub fn is_not_yet(&self) -> bool {
-        matches!(self, Self::HttpsNotYet(_))
-    }
-}
-
 /// Reads a URL and judges what can be judged without resolving names.
 ///
 /// # Errors
 ///
-/// When it is no plain http URL, or points where no worker is.
+/// When it is no http or https URL, or points where no worker is.
 pub fn check_endpoint(url: &str, own_listeners: &[SocketAddr]) -> Result<EndpointUrl, InvalidEndpoint> {
     let endpoint = EndpointUrl::parse(url)?;
     match &endpoint.host {
@@ -109,16 +100,14 @@ impl EndpointUrl {
     ///
     /// # Errors
     ///
-    /// When it is no plain http URL with a host.
+    /// When it is no http or https URL with a host and nothing behind it.
     pub fn parse(url: &str) -> Result<Self, InvalidEndpoint> {
         let shown = || url.chars().take(128).collect::<String>();
         let wrong = |what| InvalidEndpoint::Url { url: shown(), what };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
-        if scheme.eq_ignore_ascii_case("https") {
-            return Err(InvalidEndpoint::HttpsNotYet(shown()));
-        }
-        if !scheme.eq_ignore_ascii_case("http") {
-            return Err(wrong("is no http URL"));
+        let secure = scheme.eq_ignore_ascii_case("https");
+        if !secure && !scheme.eq_ignore_ascii_case("http") {
+            return Err(wrong("is no http or https URL"));
         }
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '\\']) {
@@ -129,11 +118,11 @@ impl EndpointUrl {
         }
         let (host, port) = split_port(authority);
         let port = match port {
-            None => 80,
+            None => default_port(secure),
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| wrong("has no valid port"))?,
         };
         let host = read_host(host).ok_or_else(|| wrong("has no valid host"))?;
-        Ok(Self { host, port })
+        Ok(Self { secure, host, port })
     }
 
     /// Where it points.
@@ -141,27 +130,43 @@ impl EndpointUrl {
         &self.host
     }
 
-    /// The port, 80 unless given.
+    /// Whether it is reached over TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The port; 80, or 443 over TLS, unless given.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// `host:port`, as the endpoint's own `Host` header has it; without the port where it goes without saying.
     pub fn authority(&self) -> String {
-        match (&self.host, self.port) {
-            (Host::Address(IpAddr::V6(ip)), 80) => format!("[{ip}]"),
-            (Host::Address(ip), 80) => ip.to_string(),
-            (Host::Address(ip), port) => SocketAddr::new(*ip, port).to_string(),
-            (Host::Name(name), 80) => name.clone(),
-            (Host::Name(name), port) => format!("{name}:{port}"),
+        match (&self.host, self.port == default_port(self.secure)) {
+            (Host::Address(IpAddr::V6(ip)), true) => format!("[{ip}]"),
+            (Host::Address(ip), true) => ip.to_string(),
+            (Host::Address(ip), false) => SocketAddr::new(*ip, self.port).to_string(),
+            (Host::Name(name), true) => name.clone(),
+            (Host::Name(name), false) => format!("{name}:{}", self.port),
         }
     }
 }
 
 impl fmt::Display for EndpointUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        write!(f, "{}://{}", if self.secure { "https" } else { "http" }, self.authority())
     }
+}
+
+/// The host in an authority: what a replica proves to be over TLS.
+pub fn host_of(authority: &str) -> &str {
+    let (host, _) = split_port(authority);
+    host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host)
+}
+
+/// RFC 9110 §4.2: what goes without saying.
+fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
 }
 
 /// RFC 3986 §3.2: the colons of an IPv6 address are inside brackets.
@@ -209,6 +214,10 @@ mod tests {
             ("http://[2001:db8::1]:80", "http://[2001:db8::1]"),
             ("http://[::1]:9001", "http://[::1]:9001"),
             ("http://worker_1:9001", "http://worker_1:9001"),
+            ("http://agents.internal:443", "http://agents.internal:443"),
+            ("https://agents.internal:443", "https://agents.internal"),
+            ("https://agents.internal:80", "https://agents.internal:80"),
+            ("HTTPS://[2001:db8::1]:9443", "https://[2001:db8::1]:9443"),
         ];
         for (text, expected) in cases {
             let url = check_endpoint(text, &[]).unwrap();
@@ -218,9 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn https_is_refused_as_not_yet_supported() {
-        let error = check_endpoint("https://example.com", &[]).unwrap_err();
-        assert!(error.is_not_yet());
+    fn the_host_of_an_authority_has_neither_port_nor_brackets() {
+        for url in
+            ["https://a.internal", "https://a.internal:9", "https://10.0.0.7:9", "https://[::1]:9", "https://[::1]"]
+        {
+            let url = EndpointUrl::parse(url).unwrap();
+            let host = match url.host() {
+                Host::Address(ip) => ip.to_string(),
+                Host::Name(name) => name.clone(),
+            };
+            assert_eq!(host_of(&url.authority()), host);
+        }
     }
 
     #[test]

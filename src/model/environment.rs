@@ -202,6 +202,7 @@ mod tests {
             id: Uuid::from_u128(7).into(),
             address: "127.0.0.1:1".parse().unwrap(),
             authority: None,
+            secure: false,
             state: if ready { EndpointState::Ready } else { EndpointState::Unready },
             pid: None,
             since: Timestamp::UNIX_EPOCH,

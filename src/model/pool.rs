@@ -167,6 +167,9 @@ pub struct Endpoint {
     /// Its own `host:port`, where it was given as a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
+    /// Whether it is reached over TLS; then it has an authority, whose name it has to prove.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure: bool,
     /// Whether it takes new requests.
     pub state: EndpointState,
     /// The process, where Repoint started it.

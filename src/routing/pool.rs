@@ -204,6 +204,8 @@ pub struct EndpointRoute {
     pub address: SocketAddr,
     /// Its own `host:port`, where it was given as a URL.
     pub authority: Option<Arc<String>>,
+    /// Whether it is reached over TLS, as what its authority names.
+    pub secure: bool,
     /// Whether it finishes what it has and takes nothing new, as of its table.
     pub draining: bool,
 }
@@ -223,6 +225,7 @@ impl Endpoints {
             id: record.id,
             address: record.address,
             authority: record.authority.map(Arc::new),
+            secure: record.secure,
             draining: record.draining,
         };
         match <[EndpointRecord; 1]>::try_from(records) {

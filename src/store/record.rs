@@ -191,7 +191,8 @@ fn of_endpoint(endpoint: Endpoint) -> Option<EndpointRecord> {
         EndpointState::Draining => true,
         EndpointState::Unready => return None,
     };
-    Some(EndpointRecord { id: endpoint.id, address: endpoint.address, authority: endpoint.authority, draining })
+    let Endpoint { id, address, authority, secure, .. } = endpoint;
+    Some(EndpointRecord { id, address, authority, secure, draining })
 }
 
 fn how_to_speak(source: &Source) -> (Protocol, HostHeader, bool) {

@@ -26,7 +26,7 @@ pub mod proto {
 
 /// The newest protocol minor this build understands. Raised by every addition
 /// to the `.proto`, because prost drops fields it does not know without a word.
-pub const MINOR: u32 = 3;
+pub const MINOR: u32 = 4;
 
 /// Why bytes or a message are refused. Reads as "failed to …".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

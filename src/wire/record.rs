@@ -43,8 +43,11 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, Error> {
 /// drops what it does not know without a word.
 pub(super) fn minor_of(record: &[u8]) -> u32 {
     let value = proto::Record::decode(record).ok().and_then(|record| record.value);
-    let Some(proto::record::Value::Environment(proto::Environment { policy: Some(policy), .. })) = value else {
-        return 1;
+    let policy = match value {
+        Some(proto::record::Value::Environment(proto::Environment { policy: Some(policy), .. })) => policy,
+        // Who does not know of TLS would speak in the open.
+        Some(proto::record::Value::Pool(pool)) if pool.endpoints.iter().any(|endpoint| endpoint.tls) => return 4,
+        _ => return 1,
     };
     let since_3 = [
         policy.in_flight_max,
@@ -209,6 +212,7 @@ fn endpoint_out(endpoint: &EndpointRecord) -> proto::Endpoint {
         id: id_bytes(endpoint.id.uuid()),
         address: endpoint.address.to_string(),
         authority: endpoint.authority.clone(),
+        tls: endpoint.secure,
         state: state.into(),
     }
 }
@@ -219,10 +223,14 @@ fn endpoint_in(endpoint: proto::Endpoint) -> Result<EndpointRecord, Error> {
         proto::EndpointState::Draining => true,
         proto::EndpointState::Unspecified => return Err(Error::Missing { field: "endpoint.state" }),
     };
+    if endpoint.tls && endpoint.authority.is_none() {
+        return Err(Error::Missing { field: "endpoint.authority" });
+    }
     Ok(EndpointRecord {
         id: id("endpoint.id", &endpoint.id)?,
         address: text("endpoint.address", &endpoint.address)?,
         authority: endpoint.authority,
+        secure: endpoint.tls,
         draining,
     })
 }

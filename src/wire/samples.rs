@@ -81,11 +81,12 @@ fn environment() -> impl Strategy<Value = EnvironmentRecord> {
 }
 
 fn endpoint() -> impl Strategy<Value = EndpointRecord> {
-    (id(), any::<SocketAddr>(), option::of("[a-z]{1,9}:[0-9]{1,4}"), any::<bool>()).prop_map(
-        |(id, address, authority, draining)| {
+    (id(), any::<SocketAddr>(), option::of("[a-z]{1,9}:[0-9]{1,4}"), any::<[bool; 2]>()).prop_map(
+        |(id, address, authority, [draining, secure])| {
             // Flow label and scope of an IPv6 address are the sender's own and do not travel.
             let address = SocketAddr::new(address.ip(), address.port());
-            EndpointRecord { id, address, authority, draining }
+            let secure = secure && authority.is_some();
+            EndpointRecord { id, address, authority, secure, draining }
         },
     )
 }

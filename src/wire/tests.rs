@@ -5,8 +5,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
 
-use crate::model::change::{ChangeSet, EnvironmentRecord, Record, RecordKey};
+use crate::model::change::{
+    ChangeSet, EndpointRecord, EnvironmentRecord, PoolRecord, PoolRecordState, Record, RecordKey,
+};
+use crate::model::deployment::HostHeader;
+use crate::model::manifest::Protocol;
+use crate::model::name::DeploymentRef;
 use crate::model::policy::Policy;
+use crate::model::pool::PoolKey;
 use crate::model::revision::Revision;
 use crate::wire::proto::{SyncRequest, SyncResponse};
 use crate::wire::request::Request;
@@ -188,4 +194,27 @@ fn a_change_set_asks_for_the_minor_that_its_records_need() {
     assert_eq!(environment(Policy::default()), 1);
     assert_eq!(environment(Policy { in_flight_max: 1, ..Policy::default() }), 3);
     assert_eq!(environment(Policy { websocket_idle_timeout_ms: 1, ..Policy::default() }), 3);
+    let pool = |secure| {
+        let (environment, deployment) = (uuid::Uuid::from_u128(1).into(), uuid::Uuid::from_u128(2).into());
+        let endpoint = EndpointRecord {
+            id: uuid::Uuid::from_u128(3).into(),
+            address: "10.0.0.7:443".parse().unwrap(),
+            authority: Some("agents.internal".to_owned()),
+            secure,
+            draining: false,
+        };
+        let pool = PoolRecord {
+            key: PoolKey { environment, deployment },
+            reference: DeploymentRef::from_bytes([7; 8]),
+            state: PoolRecordState::Open,
+            protocol: Protocol::Http1,
+            host: HostHeader::Client,
+            retry_on_reused_close: false,
+            endpoints: vec![endpoint],
+        };
+        let upserts = vec![Record::Pool(pool)];
+        let change = ChangeSet { revision: Revision(1), upserts, deletes: Vec::new() };
+        decode_change_set(&encode_change_set(&change)).unwrap().minor_min
+    };
+    assert_eq!((pool(false), pool(true)), (1, 4), "who does not know of TLS would speak in the open");
 }

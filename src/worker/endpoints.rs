@@ -67,7 +67,8 @@ impl<'a> Asking<'a> {
 /// What is probed to know how an endpoint is.
 pub(super) fn target(endpoint: &Endpoint, asking: Asking<'_>) -> Target {
     let host = endpoint.authority.clone().unwrap_or_else(|| endpoint.address.to_string());
-    Target { address: endpoint.address, path: asking.path.map(str::to_owned), host, protocol: asking.protocol }
+    let (path, protocol) = (asking.path.map(str::to_owned), asking.protocol);
+    Target { address: endpoint.address, path, host, protocol, secure: endpoint.secure }
 }
 
 /// The names among these URLs.
@@ -85,14 +86,16 @@ pub(super) fn endpoints(
     urls: &[String],
     asking: Asking<'_>,
     outside: &Outside,
-    fresh: impl Fn(SocketAddr, String) -> Endpoint,
+    fresh: impl Fn(SocketAddr, &EndpointUrl) -> Endpoint,
     own_listeners: &[SocketAddr],
 ) -> Vec<Endpoint> {
     let mut after: Vec<Endpoint> = Vec::new();
     // URLs were checked when the deployment was created; one that no longer passes is left out.
     for url in urls.iter().filter_map(|url| EndpointUrl::parse(url).ok()) {
         let authority = url.authority();
-        let is_known = |endpoint: &&Endpoint| endpoint.authority.as_ref() == Some(&authority);
+        let is_known = |endpoint: &&Endpoint| {
+            endpoint.authority.as_ref() == Some(&authority) && endpoint.secure == url.is_secure()
+        };
         let addresses: BTreeSet<SocketAddr> = match addresses(&url, outside) {
             Some(addresses) => addresses.map(|ip| SocketAddr::new(ip, url.port())).collect(),
             // Not resolved yet in this run: what was known holds.
@@ -100,7 +103,7 @@ pub(super) fn endpoints(
         };
         for address in addresses.into_iter().filter(|address| check_address(*address, own_listeners).is_ok()) {
             let known = before.iter().filter(is_known).find(|endpoint| endpoint.address == address);
-            let mut endpoint = known.cloned().unwrap_or_else(|| fresh(address, authority.clone()));
+            let mut endpoint = known.cloned().unwrap_or_else(|| fresh(address, &url));
             endpoint.state = match outside.health.get(&target(&endpoint, asking)).map(|health| health.verdict) {
                 Some(Verdict::Healthy) => EndpointState::Ready,
                 Some(Verdict::Unhealthy) => EndpointState::Unready,
@@ -116,8 +119,9 @@ pub(super) fn endpoints(
 }
 
 /// An endpoint seen for the first time.
-pub(super) fn fresh(id: EndpointId, address: SocketAddr, authority: String, now: Timestamp) -> Endpoint {
-    Endpoint { id, address, authority: Some(authority), state: EndpointState::Unready, pid: None, since: now }
+pub(super) fn fresh(id: EndpointId, address: SocketAddr, url: &EndpointUrl, now: Timestamp) -> Endpoint {
+    let (authority, secure) = (Some(url.authority()), url.is_secure());
+    Endpoint { id, address, authority, secure, state: EndpointState::Unready, pid: None, since: now }
 }
 
 /// Why none of the endpoints takes requests, for people; `None` as long as one does or too little is known.
@@ -161,7 +165,7 @@ fn addresses<'a>(url: &EndpointUrl, outside: &'a Outside) -> Option<Box<dyn Iter
 }
 
 fn is_same_place(a: &Endpoint, b: &Endpoint) -> bool {
-    (a.address, &a.authority) == (b.address, &b.authority)
+    (a.address, &a.authority, a.secure) == (b.address, &b.authority, b.secure)
 }
 
 #[cfg(test)]
@@ -178,6 +182,7 @@ mod tests {
                 path: None,
                 host: (*host).to_owned(),
                 protocol: Protocol::Http1,
+                secure: false,
             };
             let mut health = Health::new(false);
             for _ in 0..3 {
@@ -191,7 +196,7 @@ mod tests {
     fn after(before: &[Endpoint], urls: &[&str], outside: &Outside) -> Vec<Endpoint> {
         let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
         let own = ["127.0.0.1:8080".parse().unwrap()];
-        let fresh = |address, authority| fresh(Uuid::new_v4().into(), address, authority, Timestamp::UNIX_EPOCH);
+        let fresh = |address, url: &EndpointUrl| fresh(Uuid::new_v4().into(), address, url, Timestamp::UNIX_EPOCH);
         endpoints(before, &urls, Asking::default(), outside, fresh, &own)
     }
 
@@ -217,8 +222,12 @@ mod tests {
     fn what_was_ready_stays_so_until_probes_say_otherwise() {
         let ready = after(&[], &["http://a.internal:9001"], &Outside::default());
         assert_eq!(ready, [], "the name is not resolved yet");
-        let mut known =
-            fresh(Uuid::nil().into(), ONE.parse().unwrap(), "a.internal:9001".to_owned(), Timestamp::UNIX_EPOCH);
+        let mut known = fresh(
+            Uuid::nil().into(),
+            ONE.parse().unwrap(),
+            &EndpointUrl::parse("http://a.internal:9001").unwrap(),
+            Timestamp::UNIX_EPOCH,
+        );
         known.state = EndpointState::Ready;
         let kept = after(&[known.clone()], &["http://a.internal:9001"], &Outside::default());
         assert_eq!(kept, [known]);

@@ -35,6 +35,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::replica_tls::ReplicaTls;
+
 pub use supervisor::{Error, Running, Supervisor};
 
 /// How replicas are run.
@@ -58,6 +60,8 @@ pub struct Config {
     pub own_listeners: Vec<SocketAddr>,
     /// How readiness and health are found out.
     pub probe: Probe,
+    /// Whom endpoints over TLS have to prove their names to.
+    pub replica_tls: ReplicaTls,
     /// How soon a replica that ended is started again.
     pub restart: Restart,
     /// Names in endpoint URLs are resolved again after so long.
@@ -102,6 +106,7 @@ impl Config {
             own_listeners: Vec::new(),
             probe: Probe::default(),
             restart: Restart::default(),
+            replica_tls: ReplicaTls::default(),
             resolve_every: Duration::from_secs(30),
         }
     }

@@ -9,12 +9,19 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::model::manifest::Protocol;
+use crate::replica_tls::ReplicaTls;
 
 /// Why a probe's request broke off.
 type Broke = Box<dyn std::error::Error + Send + Sync>;
+
+/// What HTTP is spoken over.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// What a probe calls itself.
 const AGENT: &str = "repoint-probe";
@@ -29,6 +36,8 @@ pub(super) struct Target {
     pub host: String,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Whether over TLS, as what `host` names.
+    pub secure: bool,
 }
 
 /// Why a probe failed, for people.
@@ -46,15 +55,25 @@ pub(super) enum Failure {
 
 impl Target {
     /// Asks once.
-    pub async fn probe(&self, timeout: Duration) -> Result<(), Failure> {
-        tokio::time::timeout(timeout, self.ask()).await.unwrap_or(Err(Failure::Slow(timeout)))
+    pub async fn probe(&self, tls: &ReplicaTls, timeout: Duration) -> Result<(), Failure> {
+        tokio::time::timeout(timeout, self.ask(tls)).await.unwrap_or(Err(Failure::Slow(timeout)))
     }
 
-    async fn ask(&self) -> Result<(), Failure> {
+    async fn ask(&self, tls: &ReplicaTls) -> Result<(), Failure> {
         let stream = TcpStream::connect(self.address).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::ConnectionRefused => Failure::Refused,
             _ => Failure::Broken(error.to_string()),
         })?;
+        if !self.secure {
+            return self.get(stream).await;
+        }
+        // Also where an open port is enough: requests would not get past the handshake either.
+        let shaken = tls.connect(stream, &self.host, self.protocol).await;
+        let stream = shaken.map_err(|error| Failure::Broken(format!("the TLS handshake failed: {error}")))?;
+        self.get(stream).await
+    }
+
+    async fn get(&self, stream: impl Stream) -> Result<(), Failure> {
         let Some(path) = &self.path else { return Ok(()) };
         let answer = match self.protocol {
             Protocol::Http1 => self.get_http1(path, stream).await,
@@ -67,7 +86,7 @@ impl Target {
         }
     }
 
-    async fn get_http1(&self, path: &str, stream: TcpStream) -> Result<StatusCode, Broke> {
+    async fn get_http1(&self, path: &str, stream: impl Stream) -> Result<StatusCode, Broke> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::get(path)
             .header(HOST, &self.host)
@@ -77,10 +96,12 @@ impl Target {
         first(sender.send_request(request), connection).await
     }
 
-    async fn get_h2c(&self, path: &str, stream: TcpStream) -> Result<StatusCode, Broke> {
+    async fn get_h2c(&self, path: &str, stream: impl Stream) -> Result<StatusCode, Broke> {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        let request =
-            Request::get(format!("http://{}{path}", self.host)).header(USER_AGENT, AGENT).body(Empty::<Bytes>::new())?;
+        let scheme = if self.secure { "https" } else { "http" };
+        let request = Request::get(format!("{scheme}://{}{path}", self.host))
+            .header(USER_AGENT, AGENT)
+            .body(Empty::<Bytes>::new())?;
         first(sender.send_request(request), connection).await
     }
 }
@@ -127,8 +148,9 @@ mod tests {
             path: path.map(str::to_owned),
             host: "worker.internal:9001".to_owned(),
             protocol: Protocol::Http1,
+            secure: false,
         };
-        let result = target.probe(Duration::from_millis(500)).await;
+        let result = target.probe(&ReplicaTls::default(), Duration::from_millis(500)).await;
         if path.is_some() {
             let asked = server.await.unwrap();
             assert!(asked.starts_with("GET /healthz HTTP/1.1\r\n"), "{asked}");
@@ -174,10 +196,14 @@ mod tests {
             path: Some("/healthz".to_owned()),
             host: "worker.internal:9001".to_owned(),
             protocol: Protocol::H2c,
+            secure: false,
         };
         let limit = Duration::from_secs(20);
-        assert_eq!(target.probe(limit).await, Ok(()));
-        assert_eq!(target.probe(limit).await.unwrap_err().to_string(), "GET /healthz answered 503 Service Unavailable");
+        assert_eq!(target.probe(&ReplicaTls::default(), limit).await, Ok(()));
+        assert_eq!(
+            target.probe(&ReplicaTls::default(), limit).await.unwrap_err().to_string(),
+            "GET /healthz answered 503 Service Unavailable"
+        );
         assert_eq!(server.await.unwrap(), ["http://worker.internal:9001/healthz"; 2]);
     }
 
@@ -185,7 +211,8 @@ mod tests {
     async fn without_a_path_an_open_port_is_enough() {
         assert_eq!(probe(None, "").await, Ok(()));
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let target = Target { address: closed, path: None, host: String::new(), protocol: Protocol::Http1 };
-        assert_eq!(target.probe(Duration::from_secs(5)).await, Err(Failure::Refused));
+        let target =
+            Target { address: closed, path: None, host: String::new(), protocol: Protocol::Http1, secure: false };
+        assert_eq!(target.probe(&ReplicaTls::default(), Duration::from_secs(5)).await, Err(Failure::Refused));
     }
 }

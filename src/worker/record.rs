@@ -76,6 +76,7 @@ fn endpoints(seen: &SeenPool) -> Vec<Endpoint> {
             id: *id,
             address: replica.address,
             authority: None,
+            secure: false,
             state: state(replica.phase, replica.ready)?,
             pid: Some(replica.pid),
             since: replica.since,

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::model::deployment::Deployment;
+use crate::model::endpoint_url::EndpointUrl;
 use crate::model::event::What;
 use crate::model::id::DeploymentId;
 use crate::model::pool::{Pool, PoolKey, PoolState};
@@ -192,7 +193,7 @@ impl Supervisor {
             None => record::managed(row, self.observed.pools.get(&row.key).unwrap_or(&SeenPool::default())),
             Some(urls) => {
                 let (asking, own) = (Asking::of(&pool.deployment), self.config.own_listeners.as_slice());
-                let new = |address, authority| fresh(Uuid::now_v7().into(), address, authority, Timestamp::now());
+                let new = |address, url: &EndpointUrl| fresh(Uuid::now_v7().into(), address, url, Timestamp::now());
                 let endpoints = endpoints(&row.endpoints, urls, asking, &self.outside, new, own);
                 let in_trouble = trouble(&endpoints, urls, asking, &self.outside, own).is_some();
                 record::external(row, endpoints, in_trouble)

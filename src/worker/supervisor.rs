@@ -118,7 +118,7 @@ impl Supervisor {
         let (stop, stopped) = watch::channel(None);
         let mut supervisor = Self {
             metrics: Metrics::register(registry),
-            prober: Prober::new(config.probe, told.clone()),
+            prober: Prober::new(config.probe, config.replica_tls.clone(), told.clone()),
             config,
             store,
             fleet,

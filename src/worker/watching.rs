@@ -14,6 +14,7 @@ use super::Probe;
 use super::event::Event;
 use super::health::Health;
 use super::probe::Target;
+use crate::replica_tls::ReplicaTls;
 
 /// Probes of what was well under way at once. Each holds a socket for two seconds at worst; more would starve the
 /// ingress of them.
@@ -63,26 +64,27 @@ impl<K> Drop for Watching<K> {
 #[derive(Clone, Debug)]
 pub(super) struct Prober {
     probe: Probe,
+    tls: ReplicaTls,
     places: Arc<Places>,
     told: mpsc::UnboundedSender<Event>,
 }
 
 impl Prober {
     /// Verdicts go to `told`, when they change.
-    pub fn new(probe: Probe, told: mpsc::UnboundedSender<Event>) -> Self {
-        Self { probe, places: Arc::default(), told }
+    pub fn new(probe: Probe, tls: ReplicaTls, told: mpsc::UnboundedSender<Event>) -> Self {
+        Self { probe, tls, places: Arc::default(), told }
     }
 
     /// Begins to probe. `settled`: it was ready when it was seen last.
     pub fn watch(&self, target: Target, settled: bool) -> JoinHandle<()> {
-        let Self { probe, places, told } = self.clone();
+        let Self { probe, tls, places, told } = self.clone();
         tokio::spawn(async move {
             let (since, mut health) = (Instant::now(), Health::new(settled));
             loop {
                 // The semaphores are never closed.
                 let Some(place) = places.take(health.is_settled()).await else { return };
                 // On the heap: a task that sleeps, as nearly all do, is small.
-                let result = Box::pin(target.probe(probe.timeout)).await;
+                let result = Box::pin(target.probe(&tls, probe.timeout)).await;
                 drop(place);
                 let before = health.clone();
                 health.take(result.map_err(|failure| failure.to_string()), &probe);

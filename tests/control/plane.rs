@@ -244,6 +244,7 @@ impl Plane {
             id: Uuid::now_v7().into(),
             address: "127.0.0.1:9".parse().unwrap(),
             authority: None,
+            secure: false,
             state: EndpointState::Ready,
             pid: None,
             since: Timestamp::now(),

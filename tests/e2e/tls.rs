@@ -1,11 +1,19 @@
 //! TLS as somebody sets it up: a settings file, the real binary, curl.
 
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::json;
 
 use super::Story;
 use super::handover::Scene;
+
+use super::support::http;
 use super::support::replica::Replica;
 use super::support::server::{Server, folder, signal};
 use super::support::until;
@@ -144,4 +152,71 @@ fn flags_are_enough_for_tls_and_an_address_in_use_is_told_by_its_flag() {
         .expect("our own binary starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("with --tls-listen"), "{said}");
+}
+
+/// Answers every request over TLS with its path, as 127.0.0.1; gives its URL.
+fn secure_replica(chain: &Path) -> String {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    std::fs::write(chain, made.cert.pem()).expect("a file of ours");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).expect("a pair");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (url, config) = (format!("https://{}", listener.local_addr().expect("its address")), Arc::new(config));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let session = ServerConnection::new(Arc::clone(&config)).expect("a session");
+            std::thread::spawn(move || answer(BufReader::new(StreamOwned::new(session, stream))));
+        }
+    });
+    url
+}
+
+/// Answers requests without bodies until the connection ends.
+fn answer(mut stream: BufReader<StreamOwned<ServerConnection, TcpStream>>) -> Option<()> {
+    loop {
+        let mut lines = stream.by_ref().lines().map_while(Result::ok);
+        let path = lines.next()?.split(' ').nth(1)?.to_owned();
+        lines.find(String::is_empty)?;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+        stream.get_mut().write_all(head.as_bytes()).ok()?;
+    }
+}
+
+#[test]
+fn a_replica_over_tls_is_reached_when_a_trusted_authority_vouches_for_it() {
+    let files = folder();
+    let path = |name: &str| files.path().join(name).to_str().expect("temporary paths are UTF-8").to_owned();
+    let (chain, no_authority) = (path("chain.pem"), path("empty.pem"));
+    std::fs::write(&no_authority, "").expect("a file of ours");
+    let endpoint = secure_replica(Path::new(&chain));
+    let deploy = |story: &Story, wait_ms: u64| {
+        let source = json!({ "kind": "endpoints", "endpoints": [endpoint], "health_path": "/healthz" });
+        let environment = story.project.environment("production");
+        let body = json!({
+            "project_id": story.project.id, "environment_id": environment, "source": source, "wait_ms": wait_ms,
+        });
+        story.api.post("/api/v1/deployments", &body)
+    };
+
+    let trusting = Story::on(Server::up_with(&["--replica-ca", &chain]));
+    let deployed = deploy(&trusting, 30_000).ok();
+    assert!(deployed["promotion"].is_object(), "{deployed}");
+    let answer = http::get(trusting.server.ingress(), HOST, "/over-tls");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "/over-tls"));
+
+    let doubting = Story::on(Server::up());
+    let id = deploy(&doubting, 0).ok()["id"].as_str().expect("its id").to_owned();
+    until("the reason to be told", || {
+        let errors = doubting.api.get(&format!("/api/v1/deployments/{id}/errors")).body.to_string();
+        errors.contains("the TLS handshake failed").then_some(())
+    });
+    let unreadable = Command::new(env!("CARGO_BIN_EXE_repoint"))
+        .args(["up", "--replica-ca", &no_authority, "--data-dir", &path("data")])
+        .output()
+        .expect("our own binary starts");
+    let said = String::from_utf8_lossy(&unreadable.stderr);
+    assert!(!unreadable.status.success() && said.contains("--replica-ca") && said.contains(&no_authority), "{said}");
 }

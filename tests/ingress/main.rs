@@ -21,6 +21,7 @@ mod protocol_lines;
 mod proxy_protocol;
 mod queue;
 mod retries;
+mod secure_replicas;
 mod smuggling;
 mod stalls;
 mod streaming;

@@ -134,6 +134,7 @@ impl Stage {
             id: endpoint(*address, key),
             address: *address,
             authority: None,
+            secure: false,
             draining: false,
         });
         self.pools.retain(|pool| pool.key != key);

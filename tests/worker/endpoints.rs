@@ -1,8 +1,13 @@
 //! Workers that something else runs: probed and routed to.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use repoint::model::pool::{PoolErrorKind, PoolState};
+use repoint::replica_tls::ReplicaTls;
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
 
 use crate::bench::{Bench, ready};
 
@@ -76,4 +81,41 @@ async fn a_closed_endpoint_pool_is_stopped_when_idle_and_probed_anew_when_starte
     drop(listener);
     bench.change(key, |pool| pool.state = PoolState::Starting).await;
     bench.until_state(key, PoolState::Failing).await;
+}
+
+/// Shakes hands with everybody, as `name`; answers its URL and the certificate that vouches for it.
+async fn secure(name: &str) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(acceptor.accept(stream));
+        }
+    });
+    (url, made.cert.pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_over_tls_is_ready_once_it_proves_its_name() {
+    let (good, certificate) = secure("127.0.0.1").await;
+    let (misnamed, other) = secure("agents.internal").await;
+    let (stranger, _) = secure("127.0.0.1").await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, certificate + &other).unwrap();
+    let bench = Bench::start_with(|config| config.replica_tls = ReplicaTls::new(&[ca]).unwrap()).await;
+    let pool = bench.until_ready(bench.deploy_endpoints(&[good]).await, 1).await;
+    assert!(pool.endpoints[0].secure);
+    for url in [misnamed, stranger] {
+        let key = bench.deploy_endpoints(&[url]).await;
+        let error = bench.until_error(key, PoolErrorKind::Unhealthy).await;
+        assert!(error.message.contains("TLS handshake failed: invalid peer certificate"), "{}", error.message);
+        assert_eq!(bench.pool(key).await.ready_count(), 0);
+    }
 }

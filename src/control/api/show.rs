@@ -164,7 +164,11 @@ fn closing(control: &Control, pool: &Pool) -> Option<rest::status::ClosingStatus
 fn endpoint_status(endpoint: &Endpoint, now: Timestamp) -> rest::status::EndpointStatus {
     rest::status::EndpointStatus {
         id: endpoint.id,
-        address: endpoint.authority.clone().unwrap_or_else(|| endpoint.address.to_string()),
+        address: match &endpoint.authority {
+            Some(authority) if endpoint.secure => format!("https://{authority}"),
+            Some(authority) => authority.clone(),
+            None => endpoint.address.to_string(),
+        },
         state: endpoint.state,
         pid: endpoint.pid,
         since: endpoint.since,

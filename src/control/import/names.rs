@@ -75,7 +75,8 @@ impl Names {
             check_address(address, &config.own_listeners).map_err(|error| refused(&format!("cannot {error}")))?;
             let authority = Some(url.authority());
             let id = Uuid::now_v7().into();
-            Ok(Endpoint { id, address, authority, state: EndpointState::Ready, pid: None, since: now })
+            let (secure, state) = (url.is_secure(), EndpointState::Ready);
+            Ok(Endpoint { id, address, authority, secure, state, pid: None, since: now })
         };
         addresses.into_iter().take(ADDRESSES_MAX).map(endpoint).collect()
     }

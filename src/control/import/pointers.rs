@@ -163,7 +163,8 @@ fn trusted(
         for endpoint in asked.names.endpoints(url, asked.config, asked.caller.at)? {
             // The same URL twice is one endpoint.
             let is_same = |other: &crate::model::pool::Endpoint| {
-                (other.address, &other.authority) == (endpoint.address, &endpoint.authority)
+                (other.address, &other.authority, other.secure)
+                    == (endpoint.address, &endpoint.authority, endpoint.secure)
             };
             if !endpoints.iter().any(is_same) {
                 endpoints.push(endpoint);

@@ -5,7 +5,6 @@
 //! attempts the address may resolve again: to any pool while nothing was sent
 //! (invariant 10), to the newer view of the same pool afterwards.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use crate::ingress::request_body::{RequestBody, State};
 use crate::ingress::upstream::Rules;
 use crate::ingress::upstream::http1::Malformed;
 use crate::ingress::upstream::link::Broken;
+use crate::ingress::upstream::peer::Peer;
 use crate::ingress::upstream::pool::Lease;
 use crate::ingress::upstream::queue::{Held, Queue};
 use crate::ingress::upstream::retry::{Facts, Verdict, verdict};
@@ -125,20 +125,20 @@ async fn attempt(
     body: &mut RequestBody,
     chosen: Option<Chosen>,
 ) -> Result<Sent, Box<Failure>> {
-    let Some(Chosen { id, address, protocol, now }) = chosen else {
+    let Some(Chosen { id, peer, protocol, now }) = chosen else {
         let error = attempts.refused.take().unwrap_or(Error::NoReadyEndpoint);
         return Err(Box::new(Failure { error, endpoint: None, reused: false, sent: How::Unconnected }));
     };
     let upstream = &exchange.core.upstream;
-    let kept = if attempts.fresh || sending.upgrade { None } else { upstream.kept(address, protocol, now) };
+    let kept = if attempts.fresh || sending.upgrade { None } else { upstream.kept(&peer, protocol, now) };
     let mut lease = match kept {
         Some(lease) => lease,
         // Boxed: rare, and its state would make every request's larger.
-        None => match Box::pin(upstream.open(address, protocol, sending.connect_timeout)).await {
+        None => match Box::pin(upstream.open(&peer, protocol, sending.connect_timeout)).await {
             Ok(lease) => lease,
             Err(source) => {
-                upstream.failed(address, now);
-                let error = Error::Connect { endpoint: address, source };
+                upstream.failed(&peer, now);
+                let error = Error::Connect { endpoint: peer.address, source };
                 return Err(Box::new(Failure { error, endpoint: Some(id), reused: false, sent: How::Unconnected }));
             }
         },
@@ -150,7 +150,7 @@ async fn attempt(
             Broken::Malformed(Malformed("101 without being asked to switch"))
         }
         Ok(status) => {
-            upstream.succeeded(address);
+            upstream.succeeded(&peer);
             return Ok(Sent { status, lease });
         }
         Err(broken) => broken,
@@ -162,7 +162,7 @@ async fn attempt(
     };
     let error = why(exchange, sending, broken);
     if !reused && matches!(error, Error::UpstreamReset(_)) {
-        upstream.failed(address, now);
+        upstream.failed(&peer, now);
     }
     Err(Box::new(Failure { error, endpoint: Some(id), reused, sent }))
 }
@@ -170,7 +170,7 @@ async fn attempt(
 /// Where an attempt goes.
 struct Chosen {
     id: EndpointId,
-    address: SocketAddr,
+    peer: Peer,
     protocol: Protocol,
     /// When it was chosen.
     now: Instant,
@@ -214,9 +214,9 @@ fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_w
     };
     let endpoint = &pool.endpoints[at];
     headers::direct(parts, claimed, endpoint, &core.origin(claimed));
-    let chosen = Chosen { id: endpoint.id, address: endpoint.address, protocol: pool.protocol, now };
+    let chosen = Chosen { id: endpoint.id, peer: Peer::of(endpoint), protocol: pool.protocol, now };
     exchange.endpoint = Some(held);
-    exchange.upstream = Some(chosen.address);
+    exchange.upstream = Some(chosen.peer.address);
     Choice::To(chosen)
 }
 

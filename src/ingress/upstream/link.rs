@@ -7,8 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,23 +17,21 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::Frame;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, ReadHalf};
 use tokio::task::JoinHandle;
 
 use crate::ingress::alarm::Alarm;
 use crate::ingress::request_body::RequestBody;
-use crate::ingress::socket;
+use crate::ingress::upstream::connection::Connection;
 use crate::ingress::upstream::http1::Malformed;
 use crate::ingress::upstream::http1::body::{Body, Step};
 use crate::ingress::upstream::http1::head::{Head, Reader};
 use crate::ingress::upstream::http1::outgoing::{Outgoing, Stop};
+use crate::ingress::upstream::peer::Peer;
 
 /// One connection to a replica.
 pub(super) struct Link {
-    pub(super) address: SocketAddr,
+    pub(super) peer: Peer,
     pub(super) alarm: Alarm,
     /// When it began to wait for a request.
     pub(super) since: Instant,
@@ -67,10 +64,10 @@ const READ_BYTES_MIN: usize = 8 * 1024;
 const HEAD_BUFFER_MAX: usize = 64 * 1024;
 
 enum Io {
-    Whole(TcpStream),
+    Whole(Connection),
     /// The rest of the request is sent by a task, which ends with the link.
     Reading {
-        stream: OwnedReadHalf,
+        stream: ReadHalf<Connection>,
         sending: Sending,
     },
     Gone,
@@ -87,13 +84,6 @@ impl Drop for Sending {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Connects to `address`.
-pub(super) async fn connect(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    socket::tune(&SockRef::from(&stream), peer_timeout)?;
-    Ok(stream)
 }
 
 /// Why a request got no answer, or half of one.
@@ -114,45 +104,39 @@ pub(in crate::ingress) enum Broken {
 }
 
 impl Link {
-    /// Connects to `address` within `limit`.
-    pub(super) async fn open(
-        address: SocketAddr,
+    /// A connection to `peer` that nothing has been sent on.
+    pub(super) fn new(
+        peer: Peer,
+        connection: Connection,
         alarm: Alarm,
-        limit: Duration,
-        peer_timeout: Duration,
         idle_limit: Duration,
         buffers: Rc<Buffers>,
-    ) -> io::Result<Box<Self>> {
-        let connecting = tokio::time::timeout(limit, connect(address, peer_timeout));
-        let stream = connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-        Ok(Box::new(Self {
-            address,
+    ) -> Box<Self> {
+        Box::new(Self {
+            peer,
             alarm,
             since: Instant::now(),
             idle_limit,
-            io: Io::Whole(stream),
+            io: Io::Whole(connection),
             buffers,
             rest: Bytes::new(),
             body: Body::EMPTY,
             is_sent: true,
             keeps: true,
-        }))
+        })
     }
 
     /// Whether nothing has happened on an idle connection, as far as the event
     /// loop has heard: anything to read is its end, or an answer nobody asked for.
-    pub(super) fn is_quiet(&self) -> bool {
-        let Io::Whole(stream) = &self.io else { return false };
-        // No system call unless the event loop has seen something.
-        let read = stream.try_read(&mut [0]);
-        !self.alarm.has_rung() && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let Io::Whole(connection) = &mut self.io else { return false };
+        !self.alarm.has_rung() && connection.is_quiet()
     }
 
     /// The same, as far as the kernel knows.
-    pub(super) fn is_quiet_now(&self) -> bool {
-        let Io::Whole(stream) = &self.io else { return false };
-        let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
-        self.is_quiet() && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    pub(super) fn is_quiet_now(&mut self) -> bool {
+        let Io::Whole(connection) = &mut self.io else { return false };
+        !self.alarm.has_rung() && connection.is_quiet_now()
     }
 
     /// Ready when the alarm has rung.
@@ -322,17 +306,17 @@ impl Link {
     /// of them the client is slow to take or give. Such a connection is not kept.
     fn send_rest(&mut self, mut out: Outgoing, mut body: RequestBody) {
         let Io::Whole(stream) = std::mem::replace(&mut self.io, Io::Gone) else { return };
-        let (read, mut write) = stream.into_split();
+        // Closes it as a whole: a cut request must not look like a complete one.
+        let Ok(socket) = stream.socket().try_clone() else { return };
+        let (read, mut write) = tokio::io::split(stream);
         let cut = Rc::new(Cell::new(false));
         let is_cut = Rc::clone(&cut);
         let task = tokio::task::spawn_local(async move {
             if let Err(Stop::Cut) = poll_fn(|cx| out.poll(cx, &mut write, &mut body)).await {
                 is_cut.set(true);
                 // Best effort: where it fails, the connection has ended already.
-                let _ = SockRef::from(write.as_ref()).shutdown(Shutdown::Both);
+                let _ = socket.shutdown(Shutdown::Both);
             }
-            // Half of a close would tell the replica that nobody waits any more.
-            write.forget();
         });
         self.io = Io::Reading { stream: read, sending: Sending { task, cut } };
     }
@@ -354,8 +338,8 @@ impl Link {
         .await;
     }
 
-    /// Takes the socket, and what came behind a 101.
-    pub(super) fn into_stream(self) -> Option<(TcpStream, Bytes)> {
+    /// Takes the connection, and what came behind a 101.
+    pub(super) fn into_stream(self) -> Option<(Connection, Bytes)> {
         match self.io {
             Io::Whole(stream) => Some((stream, self.rest)),
             Io::Reading { .. } | Io::Gone => None,

@@ -2,21 +2,22 @@
 //!
 //! Owns what this core knows of every address it sends to. `forward` sends one
 //! request through it. Knows nothing of environments or pointers: it is handed
-//! endpoints, and addresses are all it remembers.
+//! endpoints, and who is at their addresses is all it remembers.
 
 pub(super) mod balance;
 pub(super) mod budget;
+pub(super) mod connection;
 pub(super) mod forward;
 pub(super) mod health;
 pub(super) mod http1;
 pub(super) mod http2;
 pub(super) mod link;
+pub(super) mod peer;
 pub(super) mod pool;
 pub(super) mod queue;
 pub(super) mod retry;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,13 +32,15 @@ use crate::ingress::upstream::budget::Budget;
 use crate::ingress::upstream::health::Health;
 use crate::ingress::upstream::http2::session::Session;
 use crate::ingress::upstream::link::{Buffers, Link};
+use crate::ingress::upstream::peer::Peer;
 use crate::model::id::EndpointId;
+use crate::replica_tls::ReplicaTls;
 use crate::routing::claim::Claim;
 use crate::routing::pool::PoolRoute;
 
 /// What one core knows of its replicas.
 pub(super) struct Upstream {
-    replicas: RefCell<HashMap<SocketAddr, Replica>>,
+    replicas: RefCell<HashMap<Peer, Replica>>,
     /// Whether any replica is unwell: while none is, no choice looks at health.
     unwell: Cell<bool>,
     budget: RefCell<Budget>,
@@ -45,6 +48,7 @@ pub(super) struct Upstream {
     seen: RefCell<HashMap<EndpointId, Instant>>,
     alarms: Rc<Alarms>,
     buffers: Rc<Buffers>,
+    tls: ReplicaTls,
     counters: Arc<Counters>,
     idle_timeout: Duration,
     idle_max: usize,
@@ -77,7 +81,7 @@ struct Replica {
 
 impl Upstream {
     /// Nothing known yet.
-    pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(config: &Config, tls: ReplicaTls, counters: Arc<Counters>) -> Self {
         let now = Instant::now();
         Self {
             replicas: RefCell::default(),
@@ -86,6 +90,7 @@ impl Upstream {
             seen: RefCell::default(),
             alarms: Alarms::new(now),
             buffers: Rc::default(),
+            tls,
             counters,
             idle_timeout: config.upstream_idle_timeout.duration(),
             // The bound is per process; every core may fill its share.
@@ -113,7 +118,7 @@ impl Upstream {
         let picked = if self.unwell.get() {
             let replicas = self.replicas.borrow();
             let is_well =
-                |at: usize| !replicas.get(&endpoints[at].address).is_some_and(|known| known.health.is_ejected(now));
+                |at: usize| !replicas.get(&Peer::of(&endpoints[at])).is_some_and(|known| known.health.is_ejected(now));
             // Never the last one: where all are unwell, any may have come back.
             balance::pick(endpoints.len(), |at| takes(at) && is_well(at), load, random)
                 .or_else(|| balance::pick(endpoints.len(), takes, load, random))
@@ -140,18 +145,18 @@ impl Upstream {
         balance::weighed(running, now.saturating_duration_since(since), rules.slow_start)
     }
 
-    /// A connection to `address` could not be opened, or closed unused.
-    fn failed(&self, address: SocketAddr, now: Instant) {
+    /// A connection to `peer` could not be opened, or closed unused.
+    fn failed(&self, peer: &Peer, now: Instant) {
         self.unwell.set(true);
-        if self.replicas.borrow_mut().entry(address).or_default().health.failed(now) {
+        if self.replicas.borrow_mut().entry(peer.clone()).or_default().health.failed(now) {
             self.counters.ejections.one();
         }
     }
 
-    /// `address` has answered.
-    fn succeeded(&self, address: SocketAddr) {
+    /// `peer` has answered.
+    fn succeeded(&self, peer: &Peer) {
         if self.unwell.get()
-            && let Some(known) = self.replicas.borrow_mut().get_mut(&address)
+            && let Some(known) = self.replicas.borrow_mut().get_mut(peer)
         {
             known.health.succeeded();
         }
@@ -166,7 +171,7 @@ impl Upstream {
         }
         let mut replicas = self.replicas.borrow_mut();
         replicas.retain(|_, known| {
-            known.idle.retain(|link| link.is_quiet());
+            known.idle.retain_mut(|link| link.is_quiet());
             known.sessions.retain(|session| session.is_wanted(now, self.idle_timeout));
             let is_used = !known.idle.is_empty() || !known.sessions.is_empty() || known.opening.is_some();
             is_used || !known.health.is_forgettable(now)

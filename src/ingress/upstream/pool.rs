@@ -9,7 +9,6 @@
 //! early when none does.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -24,9 +23,11 @@ use crate::ingress::exchange::Exchange;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upgrade::Tunnel;
 use crate::ingress::upstream::Upstream;
+use crate::ingress::upstream::connection::Connection;
 use crate::ingress::upstream::http2::session::Session;
 use crate::ingress::upstream::http2::stream::Stream;
 use crate::ingress::upstream::link::{Broken, Link};
+use crate::ingress::upstream::peer::Peer;
 use crate::model::manifest::Protocol;
 
 /// Below this the event loop has seen a close about as soon as we could: asking
@@ -58,21 +59,21 @@ macro_rules! either {
 }
 
 impl Upstream {
-    /// A kept connection to `address`, where there is one.
-    pub(super) fn kept(&self, address: SocketAddr, protocol: Protocol, now: Instant) -> Option<Lease> {
+    /// A kept connection to `peer`, where there is one.
+    pub(super) fn kept(&self, peer: &Peer, protocol: Protocol, now: Instant) -> Option<Lease> {
         let lease = match protocol {
-            Protocol::Http1 => self.idle(address, now).map(|link| Lease { held: Held::Http1(link), reused: true })?,
-            Protocol::H2c => self.shared(address)?,
+            Protocol::Http1 => self.idle(peer, now).map(|link| Lease { held: Held::Http1(link), reused: true })?,
+            Protocol::H2c => self.shared(peer)?,
         };
         self.counters.upstream_reuses.one();
         Some(lease)
     }
 
-    fn idle(&self, address: SocketAddr, now: Instant) -> Option<Box<Link>> {
+    fn idle(&self, peer: &Peer, now: Instant) -> Option<Box<Link>> {
         let mut replicas = self.replicas.borrow_mut();
-        let idle = &mut replicas.get_mut(&address)?.idle;
+        let idle = &mut replicas.get_mut(peer)?.idle;
         // The one used last first: the others may become old enough to close.
-        while let Some(link) = idle.pop() {
+        while let Some(mut link) = idle.pop() {
             let rested = now.saturating_duration_since(link.since);
             if if rested < PEEK_AFTER { link.is_quiet() } else { link.is_quiet_now() } {
                 link.alarm.off();
@@ -83,49 +84,50 @@ impl Upstream {
     }
 
     /// A stream of a connection that has room for one.
-    fn shared(&self, address: SocketAddr) -> Option<Lease> {
+    fn shared(&self, peer: &Peer) -> Option<Lease> {
         let replicas = self.replicas.borrow();
-        let mut sessions = replicas.get(&address)?.sessions.iter();
+        let mut sessions = replicas.get(peer)?.sessions.iter();
         let (stream, reused) = sessions.find_map(|session| session.stream(self.alarms.add()))?;
         Some(Lease { held: Held::Http2(Box::new(stream)), reused })
     }
 
-    /// A new connection to `address`; over HTTP/2 possibly one that somebody else
+    /// A new connection to `peer`; over HTTP/2 possibly one that somebody else
     /// has just opened.
-    pub(super) async fn open(
-        &self,
-        address: SocketAddr,
-        protocol: Protocol,
-        connect_timeout: Duration,
-    ) -> io::Result<Lease> {
+    pub(super) async fn open(&self, peer: &Peer, protocol: Protocol, connect_timeout: Duration) -> io::Result<Lease> {
         let opened = match protocol {
-            Protocol::Http1 => self.link(address, connect_timeout).await,
-            Protocol::H2c => self.session(address, connect_timeout).await,
+            Protocol::Http1 => self.link(peer, connect_timeout).await,
+            Protocol::H2c => self.session(peer, connect_timeout).await,
         };
         opened.inspect_err(|_| self.counters.upstream_connect_failures.one())
     }
 
-    async fn link(&self, address: SocketAddr, connect_timeout: Duration) -> io::Result<Lease> {
-        let (alarm, buffers) = (self.alarms.add(), Rc::clone(&self.buffers));
-        let opening = Link::open(address, alarm, connect_timeout, self.peer_timeout, self.idle_timeout, buffers);
-        let link = opening.await?;
+    async fn link(&self, peer: &Peer, connect_timeout: Duration) -> io::Result<Lease> {
+        let connecting = Connection::open(peer, Protocol::Http1, &self.tls, self.peer_timeout);
+        let connection = tokio::time::timeout(connect_timeout, connecting);
+        let connection = connection.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let link = Link::new(peer.clone(), connection, self.alarms.add(), self.idle_timeout, Rc::clone(&self.buffers));
         self.counters.upstream_connects.one();
         Ok(Lease { held: Held::Http1(link), reused: false })
     }
 
-    async fn session(&self, address: SocketAddr, connect_timeout: Duration) -> io::Result<Lease> {
+    async fn session(&self, peer: &Peer, connect_timeout: Duration) -> io::Result<Lease> {
         let deadline = tokio::time::Instant::now() + connect_timeout;
         loop {
-            if let Some(lease) = self.shared(address) {
+            if let Some(lease) = self.shared(peer) {
                 return Ok(lease);
             }
-            let opened = match self.begin_opening(address) {
+            let opened = match self.begin_opening(peer) {
                 Ok(opening) => {
-                    let session = Session::open(address, deadline, self.peer_timeout).await?;
+                    let opened = async {
+                        let connection = Connection::open(peer, Protocol::H2c, &self.tls, self.peer_timeout).await?;
+                        Session::open(connection, peer.address).await
+                    };
+                    let opened = tokio::time::timeout_at(deadline, opened).await;
+                    let session = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
                     self.counters.upstream_connects.one();
-                    self.replicas.borrow_mut().entry(address).or_default().sessions.push(session);
+                    self.replicas.borrow_mut().entry(peer.clone()).or_default().sessions.push(session);
                     drop(opening);
-                    return self.shared(address).ok_or_else(|| io::ErrorKind::ConnectionReset.into());
+                    return self.shared(peer).ok_or_else(|| io::ErrorKind::ConnectionReset.into());
                 }
                 Err(somebody) => tokio::time::timeout_at(deadline, somebody.notified()).await,
             };
@@ -134,21 +136,21 @@ impl Upstream {
     }
 
     /// Whoever comes first opens a session; the others get what to wait for.
-    fn begin_opening(&self, address: SocketAddr) -> Result<Opening<'_>, Rc<Notify>> {
+    fn begin_opening<'a>(&'a self, peer: &'a Peer) -> Result<Opening<'a>, Rc<Notify>> {
         let mut replicas = self.replicas.borrow_mut();
-        let opening = &mut replicas.entry(address).or_default().opening;
+        let opening = &mut replicas.entry(peer.clone()).or_default().opening;
         match opening {
             Some(somebody) => Err(Rc::clone(somebody)),
             None => {
                 *opening = Some(Rc::default());
-                Ok(Opening { upstream: self, address })
+                Ok(Opening { upstream: self, peer })
             }
         }
     }
 
     fn keep(&self, mut link: Box<Link>) {
         let mut replicas = self.replicas.borrow_mut();
-        let known = replicas.entry(link.address).or_default();
+        let known = replicas.entry(link.peer.clone()).or_default();
         if known.idle.len() < self.idle_max && !link.idle_limit.is_zero() {
             link.since = Instant::now();
             link.alarm.within(link.idle_limit);
@@ -161,13 +163,13 @@ impl Upstream {
 /// they see for themselves what came of it, and one of them tries next.
 struct Opening<'a> {
     upstream: &'a Upstream,
-    address: SocketAddr,
+    peer: &'a Peer,
 }
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         let mut replicas = self.upstream.replicas.borrow_mut();
-        if let Some(waiting) = replicas.get_mut(&self.address).and_then(|known| known.opening.take()) {
+        if let Some(waiting) = replicas.get_mut(self.peer).and_then(|known| known.opening.take()) {
             waiting.notify_waiters();
         }
     }

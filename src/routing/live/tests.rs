@@ -60,6 +60,7 @@ fn pool(environment: u8, deployment: u8, state: PoolRecordState) -> PoolRecord {
             id: Uuid::from_u128(u128::from(environment) * 256 + u128::from(deployment)).into(),
             address: "127.0.0.1:9001".parse().unwrap(),
             authority: None,
+            secure: false,
             draining: false,
         }],
     }

@@ -165,6 +165,7 @@ fn deployment(project: &Project) -> Deployment {
 
 fn endpoint(state: EndpointState) -> Endpoint {
     Endpoint {
+        secure: false,
         id: Uuid::now_v7().into(),
         address: "127.0.0.1:9001".parse().unwrap(),
         authority: Some("localhost:9001".into()),

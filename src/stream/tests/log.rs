@@ -265,6 +265,7 @@ pub fn pool(environment: u8, deployment: u8, state: PoolRecordState) -> Record {
             id: Uuid::from_u128(id).into(),
             address: "127.0.0.1:9001".parse().unwrap(),
             authority: None,
+            secure: false,
             draining: false,
         }],
     })

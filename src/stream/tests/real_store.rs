@@ -78,6 +78,7 @@ impl Shop {
             id: Uuid::now_v7().into(),
             address: "127.0.0.1:9001".parse().unwrap(),
             authority: None,
+            secure: false,
             state: EndpointState::Ready,
             pid: None,
             since: Timestamp::UNIX_EPOCH,

@@ -468,6 +468,10 @@ pub struct Endpoint {
     /// Whether it takes new requests.
     #[prost(enumeration = "EndpointState", tag = "4")]
     pub state: i32,
+    /// Reach it over TLS. It has to prove the name in `authority`, which is there then, to the authorities that the proxy
+    /// trusts, and speaks what its pool says: HTTP/1.1, or HTTP/2 by ALPN. Since minor 4.
+    #[prost(bool, tag = "5")]
+    pub tls: bool,
 }
 /// Why a change was refused. A closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -78,6 +78,10 @@ impl Outgoing {
                 next.is_pending() || self.take(next)?
             };
             if self.at == self.ours.len() && self.data.is_empty() && self.tail.is_empty() {
+                if self.has_ended || waits {
+                    // TLS keeps what the socket did not take at once.
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Stop::Io)?;
+                }
                 if self.has_ended {
                     return Poll::Ready(Ok(()));
                 }

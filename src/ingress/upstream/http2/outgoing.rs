@@ -38,10 +38,10 @@ pub(super) enum Stop {
 }
 
 /// The head as HTTP/2 wants it; `parts` stay as they are, as they may be sent again.
-pub(super) fn head(parts: &Parts) -> Result<Request<()>, http::Error> {
+pub(super) fn head(parts: &Parts, is_secure: bool) -> Result<Request<()>, http::Error> {
     let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let mut uri = parts.uri.clone().into_parts();
-    uri.scheme = Some(Scheme::HTTP);
+    uri.scheme = Some(if is_secure { Scheme::HTTPS } else { Scheme::HTTP });
     uri.authority = Some(Authority::try_from(host)?);
     let mut headers: HeaderMap = parts.headers.clone();
     for name in NOT_HERE {
@@ -114,7 +114,7 @@ mod tests {
             .header("transfer-encoding", "chunked")
             .header("x-a", "1");
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let head = head(&parts).unwrap();
+        let head = head(&parts, false).unwrap();
         assert_eq!(head.uri(), "http://agents.example:8080/a?b=c");
         let mut names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();

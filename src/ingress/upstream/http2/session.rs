@@ -11,14 +11,16 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 
 use crate::ingress::alarm::Alarm;
+use crate::ingress::upstream::connection::Connection;
 use crate::ingress::upstream::http1::HEAD_BYTES_MAX;
 use crate::ingress::upstream::http2::stream::Stream;
 use crate::ingress::upstream::http2::{STREAMS_MAX, WINDOW_BYTES};
-use crate::ingress::upstream::link;
 
 /// A connection, and what its streams share. Dropped, it ends after the last of them.
 pub(in crate::ingress::upstream) struct Session {
     send: SendRequest<Bytes>,
+    /// Over TLS.
+    is_secure: bool,
     shared: Rc<Shared>,
 }
 
@@ -37,24 +39,16 @@ struct Shared {
 pub(super) struct Place(Rc<Shared>);
 
 impl Session {
-    /// Connects to `address` before `deadline`.
-    pub(in crate::ingress::upstream) async fn open(
-        address: SocketAddr,
-        deadline: tokio::time::Instant,
-        peer_timeout: Duration,
-    ) -> io::Result<Self> {
-        let opening = async {
-            let stream = link::connect(address, peer_timeout).await?;
-            let mut builder = Builder::new();
-            builder
-                .enable_push(false)
-                .initial_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(WINDOW_BYTES * STREAMS_MAX as u32)
-                .max_header_list_size(HEAD_BYTES_MAX as u32);
-            builder.handshake(stream).await.map_err(io::Error::other)
-        };
-        let opened = tokio::time::timeout_at(deadline, opening).await;
-        let (send, connection) = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    /// Begins to speak HTTP/2 with the replica at `address`. The caller limits the time.
+    pub(in crate::ingress::upstream) async fn open(connection: Connection, address: SocketAddr) -> io::Result<Self> {
+        let is_secure = matches!(connection, Connection::Secure(_));
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES * STREAMS_MAX as u32)
+            .max_header_list_size(HEAD_BYTES_MAX as u32);
+        let (send, connection) = builder.handshake(connection).await.map_err(io::Error::other)?;
         let shared = Rc::new(Shared {
             running: Cell::new(0),
             since: Cell::new(Instant::now()),
@@ -68,7 +62,7 @@ impl Session {
             }
             ends.ended.set(true);
         });
-        Ok(Self { send, shared })
+        Ok(Self { send, is_secure, shared })
     }
 
     /// A stream, unless the replica takes no more of them here. `true` with it: the
@@ -80,7 +74,7 @@ impl Session {
         }
         self.shared.running.set(self.shared.running.get() + 1);
         let place = Place(Rc::clone(&self.shared));
-        Some((Stream::new(self.send.clone(), place, alarm), self.shared.served.get()))
+        Some((Stream::new(self.send.clone(), self.is_secure, place, alarm), self.shared.served.get()))
     }
 
     /// Whether it goes on: streams run on it, or have until a moment ago.

@@ -31,6 +31,7 @@ use crate::ingress::upstream::link::Broken;
 pub(in crate::ingress::upstream) struct Stream {
     pub(in crate::ingress::upstream) alarm: Alarm,
     send: SendRequest<Bytes>,
+    is_secure: bool,
     answer: Option<RecvStream>,
     /// All data of the answer was read, its trailers were not.
     before_trailers: bool,
@@ -53,8 +54,8 @@ impl Drop for Sending {
 
 impl Stream {
     /// A stream on which nothing was sent.
-    pub(super) fn new(send: SendRequest<Bytes>, place: Place, alarm: Alarm) -> Self {
-        Self { alarm, send, answer: None, before_trailers: false, sending: None, place }
+    pub(super) fn new(send: SendRequest<Bytes>, is_secure: bool, place: Place, alarm: Alarm) -> Self {
+        Self { alarm, send, is_secure, answer: None, before_trailers: false, sending: None, place }
     }
 
     /// Sends a request and reads the head of its answer, whose fields replace
@@ -66,7 +67,7 @@ impl Stream {
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
-        let request = head(parts).map_err(|error| Broken::Unsent(io::Error::other(error)))?;
+        let request = head(parts, self.is_secure).map_err(|error| Broken::Unsent(io::Error::other(error)))?;
         let has_body = !body.is_end_stream();
         let begun = self.send.send_request(request, !has_body);
         let (mut coming, out) = begun.map_err(|error| Broken::Unsent(io::Error::other(error)))?;

@@ -100,6 +100,7 @@ fn some_pool(n: u8, deployment: u8, state: PoolRecordState, endpoints: &[(u8, bo
         id: Uuid::from_u128(u128::from(n) << 16 | u128::from(deployment) << 8 | u128::from(*at)).into(),
         address: "127.0.0.1:9001".parse().unwrap(),
         authority: None,
+        secure: false,
         draining: *draining,
     };
     PoolRecord { endpoints: endpoints.iter().map(endpoint).collect(), ..pool(n, deployment, state) }
