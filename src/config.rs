@@ -40,6 +40,11 @@ pub struct ServerArgs {
     #[arg(long, env = "REPOINT_TLS_CERTIFICATES", value_name = "PATH", value_delimiter = ',')]
     #[serde(skip)]
     pub tls_certificates: Vec<PathBuf>,
+    /// Try TLS out: make a certificate for every host, signed by tls-ca.pem in the data directory (listens on
+    /// 127.0.0.1:8443 unless told)
+    #[arg(long, env = "REPOINT_TLS_SELF_SIGNED")]
+    #[serde(skip)]
+    pub tls_self_signed: bool,
     /// Client connections of the ingress, in total (default 10000)
     #[arg(long, env = "REPOINT_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<NonZeroUsize>,
@@ -141,6 +146,9 @@ pub struct FleetArgs {
     pub forget: Option<Span>,
 }
 
+/// Where TLS is tried out.
+const LOOPBACK_TLS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8443);
+
 /// Why settings cannot be used. Reads as "failed to …".
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -197,6 +205,11 @@ impl ServerArgs {
         self.tls.listen = given(self.tls_listen.clone(), self.tls.listen);
         let certificates = self.tls_certificates.iter().cloned().map(CertificateSource::Path).collect();
         self.tls.certificates = given(certificates, self.tls.certificates);
+        self.tls.self_signed |= self.tls_self_signed;
+        if self.tls.self_signed && self.tls.listen.is_empty() {
+            self.tls.listen.push(LOOPBACK_TLS);
+        }
+        self.tls.data_dir = self.data_dir().ok();
         self
     }
 
@@ -206,6 +219,7 @@ impl ServerArgs {
             ingress: given(self.ingress, file.ingress),
             tls_listen: self.tls_listen,
             tls_certificates: self.tls_certificates,
+            tls_self_signed: self.tls_self_signed,
             connections_max: self.connections_max.or(file.connections_max),
             streams_max: self.streams_max.or(file.streams_max),
             in_flight_max: self.in_flight_max.or(file.in_flight_max),

@@ -54,6 +54,7 @@ impl Bound {
                 "api": self.api.map(url),
                 "stream": self.stream.map(url),
                 "admin": url(self.admin),
+                "tls_ca": args.tls.authority(),
                 "data_dir": self.data_dir,
             });
             return say(&[object.to_string()]);
@@ -63,6 +64,9 @@ impl Bound {
         let lines = lines.chain([("admin", self.admin)]).map(|(name, addr)| format!("{name:<8} http://{addr}"));
         let lines = self.tls.iter().map(|addr| format!("{:<8} https://{addr}", "tls")).chain(lines);
         let data_dir = self.data_dir.iter().map(|data_dir| format!("{:<8} {}", "data", data_dir.display()));
+        let authority = args.tls.authority();
+        let data_dir =
+            data_dir.chain(authority.iter().map(|path| format!("{:<8} {} (curl --cacert)", "tls-ca", path.display())));
         say(&lines.chain(data_dir).chain(first_steps.iter().cloned()).collect::<Vec<_>>());
     }
 }

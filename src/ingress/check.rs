@@ -28,7 +28,7 @@ pub fn check(config: &Config) -> Vec<Error> {
     problems.extend(ReplicaTls::new(&config.replica_ca).err().map(Error::ReplicaCa));
     // Without an address nothing of it is used; it is read all the same, so that
     // adding one is not when it turns out to be wrong.
-    if !config.tls.certificates.is_empty() || !config.tls.listen.is_empty() {
+    if !config.tls.certificates.is_empty() || !config.tls.listen.is_empty() || config.tls.self_signed {
         problems.extend(tls::check(&config.tls).into_iter().map(Error::Tls));
     }
     if let AccessLog::File(path) = &config.access_log {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::ingress::tls::authority::certificate_path;
 use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::manifest::Span;
@@ -136,6 +137,12 @@ pub struct Tls {
     pub listen: Vec<SocketAddr>,
     /// What to show to clients, chosen by the names in it.
     pub certificates: Vec<CertificateSource>,
+    /// Makes a certificate for every host that has none among them, signed by an
+    /// authority of our own (`tls-ca.pem` in the data directory): to try TLS out.
+    pub self_signed: bool,
+    /// Where that authority is kept.
+    #[serde(skip)]
+    pub data_dir: Option<PathBuf>,
     /// The certificate file for clients that name no host (no SNI). `None`: their
     /// handshake ends with `unrecognized_name`, as that for an unknown host does.
     pub default: Option<PathBuf>,
@@ -152,11 +159,21 @@ pub struct Tls {
     pub reload_interval: Span,
 }
 
+impl Tls {
+    /// What clients have to trust where certificates are made here.
+    pub fn authority(&self) -> Option<PathBuf> {
+        let folder = self.data_dir.as_ref().filter(|_| self.self_signed && !self.listen.is_empty());
+        folder.map(|folder| certificate_path(folder))
+    }
+}
+
 impl Default for Tls {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
             certificates: Vec::new(),
+            self_signed: false,
+            data_dir: None,
             default: None,
             client_ca: None,
             client_certificates: ClientCertificates::Off,

@@ -16,6 +16,7 @@ mod readme;
 mod refusals;
 mod replacements;
 mod seen;
+mod self_signed;
 mod stopping;
 mod streams;
 mod tls;

@@ -4,20 +4,23 @@
 //! of who is served.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls::ServerConfig;
 
 use crate::ingress::config::{CertificateSource, Tls};
+use crate::ingress::tls::authority::{Authority, Minting};
 use crate::ingress::tls::files::{Pair, Stamp, pairs};
 use crate::ingress::tls::{Certificate, Certificates, Error, read};
 
 /// How often it is told again that a certificate ends.
 const WARNED_EVERY: SignedDuration = SignedDuration::from_hours(24);
 
-pub(super) const NO_CERTIFICATE: Error = Error::Settings("listening needs at least one entry in certificates");
+pub(super) const NO_CERTIFICATE: Error =
+    Error::Settings("listening needs at least one entry in certificates, or self-signed to try it out");
+const NO_FOLDER: Error = Error::Settings("self-signed keeps its authority in the data directory; give --data-dir");
 const NO_DEFAULT: Error = Error::Settings("default has to name the certificate file of one of certificates");
 
 /// Which entry of the settings, and the certificate's file: the first of two that
@@ -31,6 +34,8 @@ pub(super) struct Collection {
     client_ca: Option<Stamp>,
     known: BTreeMap<Place, Known>,
     wrong: BTreeMap<Place, Wrong>,
+    /// Vouches for every other name.
+    authority: Option<Arc<Authority>>,
 }
 
 /// A certificate as it was last read.
@@ -51,12 +56,13 @@ struct Wrong {
 impl Collection {
     /// Reads everything. Each entry of the settings has to give a certificate.
     pub(super) fn read(tls: &Tls) -> Result<Self, Error> {
-        if tls.certificates.is_empty() {
+        if tls.certificates.is_empty() && !tls.self_signed {
             return Err(NO_CERTIFICATE);
         }
+        let authority = authority_folder(tls)?.map(Authority::open).transpose()?.map(Arc::new);
         let client_ca = tls.client_ca.as_deref().and_then(Stamp::of);
         let (known, wrong) = (BTreeMap::new(), BTreeMap::new());
-        let mut all = Self { tls: tls.clone(), base: read::base(tls)?, client_ca, known, wrong };
+        let mut all = Self { tls: tls.clone(), base: read::base(tls)?, client_ca, known, wrong, authority };
         all.look(true);
         for (index, source) in tls.certificates.iter().enumerate() {
             if !all.known.keys().any(|(of, _)| *of == index) {
@@ -79,7 +85,7 @@ impl Collection {
             Err(error) => return vec![error],
         };
         let (known, wrong) = (BTreeMap::new(), BTreeMap::new());
-        let mut all = Self { tls: tls.clone(), base, client_ca: None, known, wrong };
+        let mut all = Self { tls: tls.clone(), base, client_ca: None, known, wrong, authority: None };
         all.look(true);
         let gives = |index: usize| all.known.keys().chain(all.wrong.keys()).any(|(of, _)| *of == index);
         let sources = tls.certificates.iter().enumerate();
@@ -91,6 +97,8 @@ impl Collection {
         if tls.default.is_some() && all.certificates().default.is_none() {
             problems.push(NO_DEFAULT);
         }
+        let authority = authority_folder(tls).and_then(|folder| folder.map_or(Ok(()), Authority::check));
+        problems.extend(authority.err());
         problems.extend(all.wrong.into_values().map(|wrong| wrong.error));
         problems
     }
@@ -98,7 +106,8 @@ impl Collection {
     /// What is to be served now.
     pub(super) fn certificates(&self) -> Certificates {
         let all = self.known.values().map(|known| Arc::clone(&known.certificate)).collect();
-        Certificates::new(all, self.tls.default.as_ref())
+        let minting = self.authority.as_ref().map(|authority| Minting::new(Arc::clone(authority), self.base.clone()));
+        Certificates::new(all, self.tls.default.as_ref(), minting)
     }
 
     /// Reads what has changed, or `all`; answers whether there is something new
@@ -194,6 +203,12 @@ impl Collection {
         }
         (self.wrong.len(), told)
     }
+}
+
+/// Where the authority of self-signed certificates is, if there is to be one.
+fn authority_folder(tls: &Tls) -> Result<Option<&Path>, Error> {
+    let folder = tls.self_signed.then_some(tls.data_dir.as_deref());
+    folder.map(|folder| folder.ok_or(NO_FOLDER)).transpose()
 }
 
 fn nothing_in(source: &CertificateSource) -> Error {

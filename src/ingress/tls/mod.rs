@@ -3,9 +3,11 @@
 //! Certificates are chosen by SNI: an exact name, then a wildcard of one label,
 //! both from the certificates themselves (RFC 6066 §3, RFC 9525 §6.3). `files`
 //! says which files there are, `read` makes certificates of them, `collection`
-//! keeps them, and `watch` looks again when files change. Knows nothing of
+//! keeps them, and `watch` looks again when files change; `authority` makes them
+//! for who tries things out. Knows nothing of
 //! requests; the handshake itself is `downstream`'s.
 
+pub(super) mod authority;
 mod collection;
 mod files;
 mod metrics;
@@ -23,6 +25,7 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 
 use crate::ingress::config::Tls;
+use crate::ingress::tls::authority::Minting;
 use crate::ingress::tls::collection::Collection;
 use crate::ingress::tls::validity::Validity;
 
@@ -69,6 +72,17 @@ pub enum Error {
         /// Until when it was good.
         not_after: Timestamp,
     },
+    /// The authority of self-signed certificates cannot be kept or used.
+    #[error(
+        "use the authority of self-signed certificates {path}: {reason}; where it is damaged, remove tls-ca.key and \
+         tls-ca.pem there, and the next start makes another, which clients have to be given anew"
+    )]
+    Authority {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Settings that contradict each other.
     #[error("use the settings of [tls]: {0}")]
     Settings(&'static str),
@@ -79,7 +93,10 @@ pub enum Error {
 
 /// Everything that is wrong with these settings and the files they name.
 pub(super) fn check(tls: &Tls) -> Vec<Error> {
-    if tls.certificates.is_empty() { vec![collection::NO_CERTIFICATE] } else { Collection::problems(tls) }
+    if tls.certificates.is_empty() && !tls.self_signed {
+        return vec![collection::NO_CERTIFICATE];
+    }
+    Collection::problems(tls)
 }
 
 /// The certificates that are served now: read once by each handshake, replaced
@@ -102,7 +119,7 @@ impl Served {
 
     /// What a client that names this host is shown; see [`Certificates::choose`].
     pub(super) fn choose(&self, name: Option<&str>) -> Option<Arc<Certificate>> {
-        self.now().choose(name).cloned()
+        self.now().choose(name)
     }
 }
 
@@ -166,11 +183,13 @@ struct Certificates {
     all: Vec<Arc<Certificate>>,
     by_name: HashMap<String, Arc<Certificate>>,
     default: Option<Arc<Certificate>>,
+    /// Makes those that are not among them.
+    minting: Option<Minting>,
 }
 
 impl Certificates {
     /// Of two that have a name, the first gets it.
-    fn new(all: Vec<Arc<Certificate>>, default: Option<&PathBuf>) -> Self {
+    fn new(all: Vec<Arc<Certificate>>, default: Option<&PathBuf>, minting: Option<Minting>) -> Self {
         let mut by_name = HashMap::new();
         for certificate in &all {
             for name in &certificate.names {
@@ -178,14 +197,18 @@ impl Certificates {
             }
         }
         let default = default.and_then(|path| all.iter().find(|certificate| certificate.path == *path)).cloned();
-        Self { all, by_name, default }
+        Self { all, by_name, default, minting }
     }
 
     /// The certificate for the host that the client named: exact, then a
     /// wildcard of one label; for a client that named none, the default. Never
-    /// the default for another host: no request on it could be answered.
-    fn choose(&self, name: Option<&str>) -> Option<&Arc<Certificate>> {
-        name.map_or(self.default.as_ref(), |name| self.named(&name.to_ascii_lowercase()))
+    /// the default for another host: no request on it could be answered. Where
+    /// there is none, one is made, if that is wanted.
+    fn choose(&self, name: Option<&str>) -> Option<Arc<Certificate>> {
+        let name = name.map(str::to_ascii_lowercase);
+        let name = name.as_deref();
+        let kept = name.map_or(self.default.as_ref(), |name| self.named(name)).cloned();
+        kept.or_else(|| self.minting.as_ref()?.mint(name))
     }
 
     fn named(&self, name: &str) -> Option<&Arc<Certificate>> {
