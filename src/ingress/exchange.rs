@@ -14,10 +14,10 @@ use hyper::upgrade::OnUpgrade;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ingress::access_log::{Head, Line, Writer, protocol, text};
+use crate::ingress::added::{Added, REQUEST_ID, TRACEPARENT};
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::error::{Code, Error};
-use crate::ingress::headers::{REQUEST_ID, TRACEPARENT};
 use crate::ingress::limits::Permit;
 use crate::ingress::metrics;
 use crate::ingress::request_body::Ledger;
@@ -109,10 +109,10 @@ impl Exchange {
     }
 
     /// Remembers what the replica is told of this request.
-    pub(super) fn identified(&mut self, headers: &HeaderMap) {
-        self.request_id = headers.get(REQUEST_ID).cloned();
+    pub(super) fn identified(&mut self, headers: &HeaderMap, added: &Added) {
+        self.request_id = added.request_id.as_ref().or_else(|| headers.get(REQUEST_ID)).cloned();
         if let Some(head) = &mut self.head {
-            head.traceparent = headers.get(TRACEPARENT).cloned();
+            head.traceparent = added.traceparent.as_ref().or_else(|| headers.get(TRACEPARENT)).cloned();
         }
     }
 

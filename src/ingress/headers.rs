@@ -8,6 +8,9 @@ use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request, response};
 
+use crate::ingress::added::{
+    Added, DEPLOYMENT_ID, ENVIRONMENT, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, via,
+};
 use crate::ingress::downstream::Connection;
 use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
 use crate::ingress::origin::Origin;
@@ -17,18 +20,9 @@ use crate::model::deployment::HostHeader;
 use crate::routing::live::Claimed;
 use crate::routing::pool::EndpointRoute;
 
-const DEPLOYMENT_ID: HeaderName = HeaderName::from_static("x-deployment-id");
-const ENVIRONMENT: HeaderName = HeaderName::from_static("x-environment");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// Tells one request from another, in logs on both sides.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// W3C Trace Context.
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What vendors add to it.
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -40,7 +34,7 @@ pub(super) fn prepare<B>(
     found: &Found,
     connection: &Connection,
     place: Option<&Place>,
-) -> Request<B> {
+) -> (Request<B>, Added) {
     let (mut parts, body) = request.into_parts();
     let received = std::mem::replace(&mut parts.version, Version::HTTP_11);
     if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
@@ -69,9 +63,8 @@ pub(super) fn prepare<B>(
     if found.cookies > 1 && received == Version::HTTP_2 {
         join_cookies(headers);
     }
-    add_forwarding(headers, asked, found, connection, received);
-    add_trace(headers, found, place);
-    Request::from_parts(parts, body)
+    let added = added(headers, asked, found, connection, place);
+    (Request::from_parts(parts, body), Added { via: via(received), ..added })
 }
 
 /// A nonce of 16 bytes in base64 (RFC 6455 §4.1): 126 random bits, two of zero.
@@ -127,33 +120,29 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn add_forwarding(headers: &mut HeaderMap, asked: &Asked, found: &Found, connection: &Connection, received: Version) {
+/// What we are to say, and room for it: of what only we may say, nothing stays.
+fn added(
+    headers: &mut HeaderMap,
+    asked: &Asked,
+    found: &Found,
+    connection: &Connection,
+    place: Option<&Place>,
+) -> Added {
     let peer = connection.peer();
     strip_forged(headers, found, peer.is_trusted);
-    if found.forwarded && peer.is_trusted {
-        headers.append(FORWARDED_FOR, peer.forwarded.clone());
-    } else {
-        headers.insert(FORWARDED_FOR, peer.forwarded.clone());
-    }
-    if !headers.contains_key(FORWARDED_PROTO) {
-        headers
-            .insert(FORWARDED_PROTO, HeaderValue::from_static(if connection.is_secure() { "https" } else { "http" }));
-    }
-    if let Some(host) = asked.host() {
-        if !headers.contains_key(FORWARDED_HOST) {
-            headers.insert(FORWARDED_HOST, host.clone());
-        }
-        headers.insert(header::HOST, host);
-    }
-    headers.append(header::VIA, HeaderValue::from_static(via(received)));
-}
-
-/// RFC 9110 §7.6.3: the version in which we received it, and a name for us.
-fn via(received: Version) -> &'static str {
-    match received {
-        Version::HTTP_2 => "2.0 repoint",
-        Version::HTTP_10 => "1.0 repoint",
-        _ => "1.1 repoint",
+    // What is left of these was said by a proxy that we trust.
+    let has = |name| found.forwarded && headers.contains_key(name);
+    let proto = if connection.is_secure() { "https" } else { "http" };
+    let forwarded_proto = (!has(FORWARDED_PROTO)).then_some(proto);
+    let forwarded_host = if has(FORWARDED_HOST) { None } else { asked.host() };
+    asked.take_out(headers);
+    Added {
+        forwarded_for: peer.forwarded.clone(),
+        forwarded_proto,
+        forwarded_host,
+        via: "",
+        request_id: request_id(headers, found),
+        traceparent: traceparent(headers, found, place),
     }
 }
 
@@ -174,26 +163,36 @@ fn strip_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
     }
 }
 
-fn add_trace(headers: &mut HeaderMap, found: &Found, place: Option<&Place>) {
-    if found.request_id != Given::Valid {
-        headers.insert(REQUEST_ID, trace::new_request_id());
+/// Ours, unless the client's will do.
+fn request_id(headers: &mut HeaderMap, found: &Found) -> Option<HeaderValue> {
+    match found.request_id {
+        // Unless its client has named it in Connection.
+        Given::Valid if headers.contains_key(REQUEST_ID) => return None,
+        Given::Valid | Given::Absent => {}
+        Given::Invalid => drop(headers.remove(REQUEST_ID)),
     }
+    Some(trace::new_request_id())
+}
+
+/// Ours, unless the client's is passed on as it is: where we report no span of
+/// our own for others to hang on.
+fn traceparent(headers: &mut HeaderMap, found: &Found, place: Option<&Place>) -> Option<HeaderValue> {
     if found.trace == Given::Invalid {
         // W3C Trace Context §3.3: without its parent, tracestate means nothing.
         headers.remove(TRACESTATE);
     }
-    match place {
-        Some(place) => drop(headers.insert(TRACEPARENT, place.traceparent.clone())),
-        // Passed on as it is: we report no span of our own for others to hang on.
-        None if found.trace == Given::Valid => {}
-        None => drop(headers.insert(TRACEPARENT, trace::new_traceparent())),
+    if place.is_none() && found.trace == Given::Valid && headers.contains_key(TRACEPARENT) {
+        return None;
     }
+    if found.trace != Given::Absent {
+        headers.remove(TRACEPARENT);
+    }
+    Some(place.map_or_else(trace::new_traceparent, |place| place.traceparent.clone()))
 }
 
-/// Names deployment and environment to the replica a request is about to go to,
-/// and gives it the `Host` its pool wants.
-pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &EndpointRoute, origin: &Origin) {
-    name_origin(&mut parts.headers, origin);
+/// Gives a request the `Host` that the pool of the replica wants to which it is
+/// about to go.
+pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &EndpointRoute) {
     if claimed.pool.host == HostHeader::Endpoint {
         let own = match &endpoint.authority {
             Some(authority) => HeaderValue::from_str(authority),
@@ -217,20 +216,27 @@ pub(super) fn agree(parts: &mut response::Parts) {
 /// Makes an answer fit for the client.
 pub(super) fn answer(parts: &mut response::Parts, origin: &Origin) {
     let headers = &mut parts.headers;
+    // One pass instead of a search for each of them: most answers have none.
+    let has_hop = headers.keys().any(is_of_hop);
     let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE));
-    if headers.contains_key(header::CONNECTION) {
+    if has_hop {
         strip_named(headers);
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
+            headers.remove(name);
+        }
+        strip_framing(headers);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
-        headers.remove(name);
-    }
-    strip_framing(headers);
     if let Some(protocol) = upgrade.flatten() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
     name_origin(headers, origin);
     parts.version = Version::HTTP_11;
+}
+
+/// Whether it says something of this connection alone.
+fn is_of_hop(name: &HeaderName) -> bool {
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
 }
 
 /// Overwrites whatever the other side said.

@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper::ext::Protocol;
 
+use crate::ingress::added::{DEPLOYMENT_ID, ENVIRONMENT};
 use crate::ingress::config::Config;
 use crate::ingress::error::Error;
 use crate::ingress::trace;
@@ -44,6 +45,20 @@ impl Asked {
             pin: self.pin.as_ref().map(HeaderValue::as_bytes),
             project: self.project.as_ref().map(HeaderValue::as_bytes),
             environment: self.environment.as_ref().map(HeaderValue::as_bytes),
+        }
+    }
+
+    /// Takes out of a request's fields what chose its deployment, as we are to name
+    /// that, and gives it a `Host` where only its target had one.
+    pub(super) fn take_out(&self, headers: &mut HeaderMap) {
+        if self.pin.is_some() {
+            headers.remove(DEPLOYMENT_ID);
+        }
+        if self.environment.is_some() {
+            headers.remove(ENVIRONMENT);
+        }
+        if let (Host::Authority(_), Some(host)) = (&self.authority, self.host()) {
+            headers.insert(header::HOST, host);
         }
     }
 

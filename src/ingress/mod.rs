@@ -35,6 +35,7 @@ mod streams;
 #[cfg(test)]
 mod fuzz;
 mod access_log;
+mod added;
 mod metrics;
 
 use std::io;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 
+use crate::ingress::added::Added;
 use crate::ingress::body::{Body, Stall};
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
@@ -55,22 +56,29 @@ async fn walk(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result
     // Invariants 1 and 2: one table, read once; the claim precedes the first await.
     let claimed = exchange.core.claim(&asked.address())?;
     exchange.core.admit(&claimed)?;
-    let sending = sending(&claimed, &found, &request);
-    exchange.claimed = Some(claimed);
+    let repeatable = is_repeatable(&request, &found);
     exchange.upgrading = found.extended.then(|| hyper::upgrade::on(&mut request));
-    let request = headers::prepare(request, &asked, &found, &exchange.connection, exchange.place());
-    exchange.identified(request.headers());
+    let (request, added) = headers::prepare(request, &asked, &found, &exchange.connection, exchange.place());
+    exchange.identified(request.headers(), &added);
+    let sending = sending(&claimed, &found, repeatable, added);
+    exchange.claimed = Some(claimed);
     let (mut parts, incoming) = request.into_parts();
     let body = take_body(exchange, &found, &sending, incoming)?;
     let sent = forward(exchange, &asked, &sending, &mut parts, body).await?;
     Ok((parts.headers, sent))
 }
 
-fn sending(claimed: &Claimed, found: &Found, request: &Request<Incoming>) -> Sending {
-    let policy = &claimed.environment().policy;
+/// Whether doing it twice is doing it once.
+fn is_repeatable(request: &Request<Incoming>, found: &Found) -> bool {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    is_safe && request.body().is_end_stream() || found.idempotent
+}
+
+fn sending(claimed: &Claimed, found: &Found, repeatable: bool, added: Added) -> Sending {
+    let policy = &claimed.environment().policy;
     Sending {
-        repeatable: is_safe && request.body().is_end_stream() || found.idempotent,
+        added,
+        repeatable,
         repeatable_on_reuse: claimed.pool.retry_on_reused_close,
         // Over HTTP/2 there is no such thing (RFC 9113 §8.6): the replica gets a plain request.
         upgrade: found.upgrade.is_some() && claimed.pool.protocol == Protocol::Http1,

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::ingress::headers::{TRACEPARENT, TRACESTATE};
+use crate::ingress::added::TRACEPARENT;
+use crate::ingress::headers::TRACESTATE;
 use crate::ingress::trace::{self, Parent};
 use crate::telemetry::otlp::Queue;
 use crate::telemetry::otlp::message::{

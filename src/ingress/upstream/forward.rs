@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use http::request::Parts;
 
+use crate::ingress::added::{Added, Ours};
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::headers;
 use crate::ingress::identify::Asked;
+use crate::ingress::origin::Origin;
 use crate::ingress::request_body::{RequestBody, State};
 use crate::ingress::upstream::Rules;
 use crate::ingress::upstream::http1::Malformed;
@@ -29,6 +31,8 @@ use crate::routing::pool::EndpointRoute;
 
 /// How a request is to be sent.
 pub(in crate::ingress) struct Sending {
+    /// What we say of it.
+    pub(in crate::ingress) added: Added,
     /// Doing it twice is doing it once.
     pub(in crate::ingress) repeatable: bool,
     /// The deployment says so for requests on reused connections.
@@ -125,7 +129,7 @@ async fn attempt(
     body: &mut RequestBody,
     chosen: Option<Chosen>,
 ) -> Result<Sent, Box<Failure>> {
-    let Some(Chosen { id, peer, protocol, now }) = chosen else {
+    let Some(Chosen { id, peer, protocol, origin, now }) = chosen else {
         let error = attempts.refused.take().unwrap_or(Error::NoReadyEndpoint);
         return Err(Box::new(Failure { error, endpoint: None, reused: false, sent: How::Unconnected }));
     };
@@ -144,7 +148,8 @@ async fn attempt(
         },
     };
     let reused = lease.reused;
-    let broken = match lease.exchange(parts, body, sending.response_start).await {
+    let ours = Ours { added: &sending.added, origin: &origin };
+    let broken = match lease.exchange(parts, ours, body, sending.response_start).await {
         // RFC 9110 §15.2.2: 101 answers a request to switch, and no other.
         Ok(StatusCode::SWITCHING_PROTOCOLS) if !sending.upgrade => {
             Broken::Malformed(Malformed("101 without being asked to switch"))
@@ -172,6 +177,8 @@ struct Chosen {
     id: EndpointId,
     peer: Peer,
     protocol: Protocol,
+    /// What it answers as.
+    origin: Origin,
     /// When it was chosen.
     now: Instant,
 }
@@ -213,8 +220,9 @@ fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_w
         return queue.filter(|_| is_full).map_or(Choice::Nowhere, Choice::Full);
     };
     let endpoint = &pool.endpoints[at];
-    headers::direct(parts, claimed, endpoint, &core.origin(claimed));
-    let chosen = Chosen { id: endpoint.id, peer: Peer::of(endpoint), protocol: pool.protocol, now };
+    headers::direct(parts, claimed, endpoint);
+    let (peer, origin) = (Peer::of(endpoint), core.origin(claimed));
+    let chosen = Chosen { id: endpoint.id, peer, protocol: pool.protocol, origin, now };
     exchange.endpoint = Some(held);
     exchange.upstream = Some(chosen.peer.address);
     Choice::To(chosen)

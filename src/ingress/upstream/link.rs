@@ -20,6 +20,7 @@ use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, ReadHalf};
 use tokio::task::JoinHandle;
 
+use crate::ingress::added::Ours;
 use crate::ingress::alarm::Alarm;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upstream::connection::Connection;
@@ -156,10 +157,11 @@ impl Link {
     pub(super) async fn exchange(
         &mut self,
         parts: &mut Parts,
+        ours: Ours<'_>,
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
-        let mut out = Outgoing::new(parts, body, self.buffers.take_head());
+        let mut out = Outgoing::new(parts, ours, body, self.buffers.take_head());
         let mut reader = Reader::default();
         let mut refused = None;
         self.is_sent = false;

@@ -19,6 +19,7 @@ use http::request::Parts;
 use http_body::Frame;
 use tokio::sync::Notify;
 
+use crate::ingress::added::Ours;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upgrade::Tunnel;
@@ -181,13 +182,14 @@ impl Lease {
     pub(super) async fn exchange(
         &mut self,
         parts: &mut Parts,
+        ours: Ours<'_>,
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
         match &mut self.held {
-            Held::Http1(link) => link.exchange(parts, body, patience).await,
+            Held::Http1(link) => link.exchange(parts, ours, body, patience).await,
             // Boxed, so that a request over HTTP/1.1 is no larger for it.
-            Held::Http2(stream) => Box::pin(stream.exchange(parts, body, patience)).await,
+            Held::Http2(stream) => Box::pin(stream.exchange(parts, ours, body, patience)).await,
         }
     }
 

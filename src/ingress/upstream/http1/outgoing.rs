@@ -13,6 +13,7 @@ use http::request::Parts;
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
+use crate::ingress::added::Ours;
 use crate::ingress::request_body::{Cut, RequestBody};
 use crate::ingress::upstream::http1::request::{Framing, write_chunk_size, write_head, write_trailers};
 
@@ -41,10 +42,15 @@ pub(in crate::ingress::upstream) enum Stop {
 
 impl Outgoing {
     /// A request to be sent; `buffer` is written over.
-    pub(in crate::ingress::upstream) fn new(parts: &Parts, body: &RequestBody, mut buffer: Vec<u8>) -> Self {
+    pub(in crate::ingress::upstream) fn new(
+        parts: &Parts,
+        ours: Ours<'_>,
+        body: &RequestBody,
+        mut buffer: Vec<u8>,
+    ) -> Self {
         buffer.clear();
         let length = (!body.is_end_stream()).then(|| body.size_hint().exact());
-        let framing = write_head(parts, length, &mut buffer);
+        let framing = write_head(parts, Some(ours), length, &mut buffer);
         let has_ended = matches!(framing, Framing::Empty | Framing::Length(0));
         Self { ours: buffer, at: 0, data: Bytes::new(), tail: b"", framing, has_begun: false, has_ended }
     }

@@ -5,6 +5,8 @@ use std::io::Write as _;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::ingress::added::Ours;
+
 /// How a body is told from what follows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Framing {
@@ -16,15 +18,17 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Writes the head of a request. `body` is its exact length where that is known
+/// Writes the head of a request, with what we say of it behind what its client
+/// does. `body` is its exact length where that is known
 /// and `None` where there is no body. A length the client announced counts; where
 /// lengths contradict each other, chunks have one meaning.
-pub(super) fn write_head(parts: &Parts, body: Option<Option<u64>>, out: &mut Vec<u8>) -> Framing {
-    let announced = content_length(&parts.headers).ok().flatten();
-    let framing = match body {
-        None => Framing::Empty,
-        Some(exact) => announced.or(exact).map_or(Framing::Chunked, Framing::Length),
-    };
+pub(super) fn write_head(
+    parts: &Parts,
+    ours: Option<Ours<'_>>,
+    body: Option<Option<u64>>,
+    out: &mut Vec<u8>,
+) -> Framing {
+    let mut announced = Ok(None);
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b' ');
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
@@ -32,10 +36,20 @@ pub(super) fn write_head(parts: &Parts, body: Option<Option<u64>>, out: &mut Vec
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &parts.headers {
         // Framing is ours to say, once.
-        if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
+        if *name == header::CONTENT_LENGTH {
+            announced = announced.and_then(|before| agreed(before, value.as_bytes()).map(Some));
+        } else if *name != header::TRANSFER_ENCODING {
             write_field(name.as_str().as_bytes(), value, out);
         }
     }
+    if let Some(ours) = ours {
+        ours.write(out);
+    }
+    let announced = announced.unwrap_or_default();
+    let framing = match body {
+        None => Framing::Empty,
+        Some(exact) => announced.or(exact).map_or(Framing::Chunked, Framing::Length),
+    };
     match framing {
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Length(bytes) => write_length(bytes, out),
@@ -76,16 +90,8 @@ fn write_field(name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The one length that every `Content-Length` agrees on (RFC 9110 §8.6).
-pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
-    let mut length = None;
-    for value in headers.get_all(header::CONTENT_LENGTH) {
-        length = Some(agreed(length, value.as_bytes())?);
-    }
-    Ok(length)
-}
-
-/// The length in `value`, possibly said several times, if it agrees with `before`.
+/// The length in `value`, possibly said several times, if it agrees with `before`
+/// (RFC 9110 §8.6).
 pub(super) fn agreed(before: Option<u64>, value: &[u8]) -> Result<u64, ()> {
     let mut length = before;
     for part in value.split(|byte| *byte == b',') {
@@ -113,7 +119,7 @@ mod tests {
 
     fn written(request: http::request::Builder, body: Option<Option<u64>>) -> (String, Framing) {
         let mut out = Vec::new();
-        let framing = write_head(&request.body(()).unwrap().into_parts().0, body, &mut out);
+        let framing = write_head(&request.body(()).unwrap().into_parts().0, None, body, &mut out);
         (String::from_utf8(out).unwrap(), framing)
     }
 

@@ -12,6 +12,7 @@ use http::uri::{Authority, Scheme, Uri};
 use http::{HeaderValue, Request, Version};
 use http_body::Body as _;
 
+use crate::ingress::added::Ours;
 use crate::ingress::request_body::RequestBody;
 
 /// Fields that say something about an HTTP/1 connection (RFC 9113 §8.2.2), and
@@ -38,7 +39,7 @@ pub(super) enum Stop {
 }
 
 /// The head as HTTP/2 wants it; `parts` stay as they are, as they may be sent again.
-pub(super) fn head(parts: &Parts, is_secure: bool) -> Result<Request<()>, http::Error> {
+pub(super) fn head(parts: &Parts, ours: Ours<'_>, is_secure: bool) -> Result<Request<()>, http::Error> {
     let host = parts.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     let mut uri = parts.uri.clone().into_parts();
     uri.scheme = Some(if is_secure { Scheme::HTTPS } else { Scheme::HTTP });
@@ -47,6 +48,7 @@ pub(super) fn head(parts: &Parts, is_secure: bool) -> Result<Request<()>, http::
     for name in NOT_HERE {
         headers.remove(name);
     }
+    ours.put(&mut headers);
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = Uri::from_parts(uri)?;
@@ -104,6 +106,8 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingress::added::Added;
+    use crate::ingress::origin::Origin;
 
     #[test]
     fn a_head_loses_what_belongs_to_a_connection_and_names_its_authority() {
@@ -114,11 +118,21 @@ mod tests {
             .header("transfer-encoding", "chunked")
             .header("x-a", "1");
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let head = head(&parts, false).unwrap();
+        let value = HeaderValue::from_static;
+        let added = Added {
+            forwarded_for: value("192.0.2.1"),
+            forwarded_proto: None,
+            forwarded_host: None,
+            via: "1.1 repoint",
+            request_id: None,
+            traceparent: None,
+        };
+        let origin = Origin { deployment: value("d"), environment: value("e") };
+        let head = head(&parts, Ours { added: &added, origin: &origin }, false).unwrap();
         assert_eq!(head.uri(), "http://agents.example:8080/a?b=c");
         let mut names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["te", "x-a"]);
+        assert_eq!(names, ["te", "via", "x-a", "x-deployment-id", "x-environment", "x-forwarded-for"]);
         assert_eq!(parts.headers.len(), 5, "it may be sent again");
     }
 }

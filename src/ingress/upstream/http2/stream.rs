@@ -20,6 +20,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as _, Frame};
 use tokio::task::JoinHandle;
 
+use crate::ingress::added::Ours;
 use crate::ingress::alarm::Alarm;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upstream::http1::Malformed;
@@ -64,10 +65,11 @@ impl Stream {
     pub(in crate::ingress::upstream) async fn exchange(
         &mut self,
         parts: &mut Parts,
+        ours: Ours<'_>,
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
-        let request = head(parts, self.is_secure).map_err(|error| Broken::Unsent(io::Error::other(error)))?;
+        let request = head(parts, ours, self.is_secure).map_err(|error| Broken::Unsent(io::Error::other(error)))?;
         let has_body = !body.is_end_stream();
         let begun = self.send.send_request(request, !has_body);
         let (mut coming, out) = begun.map_err(|error| Broken::Unsent(io::Error::other(error)))?;

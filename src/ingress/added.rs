@@ -1,0 +1,141 @@
+//! What we say of a request to its replica, beside what its client says.
+//!
+//! Eight fields that most requests have none of. Put into the map of fields, each
+//! would be hashed and looked for there only to be written out a moment later; so
+//! they are kept beside it and written behind it. The map must not hold one of
+//! the same name then: `headers` has taken out what the client said. Knows
+//! nothing of requests.
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::{HeaderValue, Version};
+
+use crate::ingress::origin::Origin;
+
+pub(super) const DEPLOYMENT_ID: HeaderName = HeaderName::from_static("x-deployment-id");
+pub(super) const ENVIRONMENT: HeaderName = HeaderName::from_static("x-environment");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Tells one request from another, in logs on both sides.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C Trace Context.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What is the same wherever a request goes. `None`: a proxy that we trust, or
+/// the client, has said it.
+pub(super) struct Added {
+    pub(super) forwarded_for: HeaderValue,
+    pub(super) forwarded_proto: Option<&'static str>,
+    pub(super) forwarded_host: Option<HeaderValue>,
+    pub(super) via: &'static str,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) traceparent: Option<HeaderValue>,
+}
+
+/// That, and who is to answer.
+#[derive(Clone, Copy)]
+pub(super) struct Ours<'a> {
+    pub(super) added: &'a Added,
+    pub(super) origin: &'a Origin,
+}
+
+impl Ours<'_> {
+    /// Writes them as fields of HTTP/1.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        let Self { added, origin } = self;
+        // One look at the room for all of them.
+        out.reserve(512);
+        let mut field = |start: &[u8], value: &[u8]| {
+            out.extend_from_slice(start);
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        };
+        field(b"x-forwarded-for: ", added.forwarded_for.as_bytes());
+        if let Some(proto) = added.forwarded_proto {
+            field(b"x-forwarded-proto: ", proto.as_bytes());
+        }
+        if let Some(host) = &added.forwarded_host {
+            field(b"x-forwarded-host: ", host.as_bytes());
+        }
+        field(b"via: ", added.via.as_bytes());
+        if let Some(id) = &added.request_id {
+            field(b"x-request-id: ", id.as_bytes());
+        }
+        if let Some(trace) = &added.traceparent {
+            field(b"traceparent: ", trace.as_bytes());
+        }
+        field(b"x-deployment-id: ", origin.deployment.as_bytes());
+        field(b"x-environment: ", origin.environment.as_bytes());
+    }
+
+    /// Adds them to a map.
+    pub(super) fn put(self, fields: &mut HeaderMap) {
+        let Self { added, origin } = self;
+        fields.append(FORWARDED_FOR, added.forwarded_for.clone());
+        if let Some(proto) = added.forwarded_proto {
+            fields.append(FORWARDED_PROTO, HeaderValue::from_static(proto));
+        }
+        for (name, value) in [
+            (FORWARDED_HOST, &added.forwarded_host),
+            (REQUEST_ID, &added.request_id),
+            (TRACEPARENT, &added.traceparent),
+        ] {
+            if let Some(value) = value {
+                fields.append(name, value.clone());
+            }
+        }
+        fields.append(header::VIA, HeaderValue::from_static(added.via));
+        fields.append(DEPLOYMENT_ID, origin.deployment.clone());
+        fields.append(ENVIRONMENT, origin.environment.clone());
+    }
+}
+
+/// RFC 9110 §7.6.3: the version in which we received it, and a name for us.
+pub(super) fn via(received: Version) -> &'static str {
+    match received {
+        Version::HTTP_2 => "2.0 repoint",
+        Version::HTTP_10 => "1.0 repoint",
+        _ => "1.1 repoint",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_is_put_into_a_map() {
+        let value = HeaderValue::from_static;
+        let origin = Origin { deployment: value("d"), environment: value("e") };
+        let all = Added {
+            forwarded_for: value("192.0.2.1"),
+            forwarded_proto: Some("https"),
+            forwarded_host: Some(value("a.example.com")),
+            via: via(Version::HTTP_2),
+            request_id: Some(value("r")),
+            traceparent: Some(value("t")),
+        };
+        let few = Added {
+            forwarded_proto: None,
+            forwarded_host: None,
+            request_id: None,
+            traceparent: None,
+            forwarded_for: value("192.0.2.1"),
+            via: via(Version::HTTP_11),
+        };
+        for (added, count) in [(&all, 8), (&few, 4)] {
+            let (mut written, mut map) = (Vec::new(), HeaderMap::new());
+            let ours = Ours { added, origin: &origin };
+            ours.write(&mut written);
+            ours.put(&mut map);
+            let written = String::from_utf8(written).unwrap();
+            let mut lines: Vec<_> = written.split_terminator("\r\n").map(str::to_owned).collect();
+            let mut fields: Vec<_> =
+                map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+            lines.sort();
+            fields.sort();
+            assert_eq!(lines, fields);
+            assert_eq!(lines.len(), count);
+        }
+    }
+}
