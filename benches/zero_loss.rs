@@ -22,6 +22,8 @@ mod support;
 mod checks;
 #[path = "zero_loss/load.rs"]
 mod load;
+#[path = "zero_loss/moves.rs"]
+mod moves;
 #[path = "zero_loss/timeline.rs"]
 mod timeline;
 
@@ -29,10 +31,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use checks::Tally;
-use support::api::{Api, Project, text};
+use moves::{deploy, make_move};
+use support::api::Api;
 use support::server::Server;
 use timeline::Timeline;
 
@@ -81,8 +82,8 @@ fn main() -> ExitCode {
     let api = server.api();
     let project = api.project("zero-loss");
     api.settled(1);
-    let first = deploy(&api, &server, &project, "v1", Some("production"));
-    let second = deploy(&api, &server, &project, "v2", Some("preview"));
+    let first = deploy(&server, &project, "v1", "production", "");
+    let second = deploy(&server, &project, "v2", "preview", "");
     let production = project.environment("production").to_owned();
     // The second deployment's pool in production is started before the clock.
     api.promote(&second, &production).ok();
@@ -102,55 +103,6 @@ fn main() -> ExitCode {
     load.stop();
     let applied = applied_after_commit(&api, &production, ask.moves);
     report(&ask, &tally, elapsed, &mut delays, applied)
-}
-
-/// Odd moves promote the one that is not current, even ones roll back, so that
-/// both walks are under load.
-fn make_move(
-    api: &Api,
-    production: &str,
-    n: usize,
-    [first, second]: [&String; 2],
-    timeline: &Timeline,
-    tally: &Tally,
-) -> Duration {
-    let (to, path, body) = if n.is_multiple_of(2) {
-        let body = json!({ "environment_id": production, "wait_ms": 30_000 });
-        (first, "/api/v1/deployments/rollback", body)
-    } else {
-        let body = json!({ "source_deployment_id": second, "target_environment_id": production, "wait_ms": 30_000 });
-        (second, "/api/v1/deployments/promote", body)
-    };
-    timeline.begin(to);
-    let asked = Instant::now();
-    let answer = api.post(path, &body);
-    let took = asked.elapsed();
-    let complete = answer.status == 200 && answer.body["propagation"]["complete"] == true;
-    if complete && answer.body["promotion"]["to_deployment_id"] == to.as_str() {
-        timeline.settle();
-    } else {
-        tally.wrong(format!("move {n} was answered {} {}", answer.status, answer.body));
-    }
-    took
-}
-
-/// Deploys the built-in worker as a bundle, as `repoint deploy` would.
-fn deploy(api: &Api, server: &Server, project: &Project, version: &str, environment: Option<&str>) -> String {
-    let folder = support::server::folder();
-    let binary = support::server::BINARY;
-    let manifest = format!(
-        "project = \"{}\"\n[worker]\ncommand = [{binary:?}, \"demo-worker\", \"--version\", \"{version}\"]\nhealth_path = \"/healthz\"\n",
-        project.name
-    );
-    std::fs::write(folder.path().join("repoint.toml"), manifest).expect("a fresh folder takes a file");
-    let path = folder.path().to_str().expect("temporary paths are UTF-8");
-    let environment = environment.expect("both are pointed at");
-    let output = server.cli(&["deploy", path, "--env", environment, "--yes", "--json"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let answer: Value = serde_json::from_slice(&output.stdout).expect("--json answers JSON");
-    let id = text(&answer["deployment"]["id"]);
-    assert_eq!(api.current(project.environment(environment)).as_deref(), Some(id.as_str()));
-    id
 }
 
 /// Commit to applied of the run's moves as the control plane recorded them.
