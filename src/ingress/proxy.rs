@@ -75,13 +75,14 @@ fn is_repeatable(request: &Request<Incoming>, found: &Found) -> bool {
 }
 
 fn sending(claimed: &Claimed, found: &Found, repeatable: bool, added: Added) -> Sending {
+    let is_http1 = claimed.pool.protocol == Protocol::Http1;
     let policy = &claimed.environment().policy;
     Sending {
         added,
         repeatable,
         repeatable_on_reuse: claimed.pool.retry_on_reused_close,
-        // Over HTTP/2 there is no such thing (RFC 9113 §8.6): the replica gets a plain request.
-        upgrade: found.upgrade.is_some() && claimed.pool.protocol == Protocol::Http1,
+        // Over HTTP/2 there are WebSockets alone (RFC 8441): for the rest the replica gets a plain request.
+        upgrade: found.upgrade.as_ref().is_some_and(|to| is_http1 || to.as_bytes().eq_ignore_ascii_case(b"websocket")),
         may_be_refused: claimed.pool.protocol == Protocol::H2c,
         connect_timeout: Duration::from_millis(policy.connect_timeout_ms),
         response_start: limit(policy.response_start_timeout_ms),

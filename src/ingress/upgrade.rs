@@ -5,27 +5,35 @@
 //! its 101; over HTTP/2, where only a stream leaves, it has a task of its own.
 //! The exchange, and the claims in it, end when both sides have ended.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::{pending, poll_fn};
 use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::ingress::downstream::io::Stream;
 use crate::ingress::exchange::Exchange;
-use crate::ingress::upstream::connection::Connection;
 
 /// Bytes read at once, per direction: a few WebSocket messages, or a tenth of a
 /// video frame; more buys little and is held for as long as the tunnel is.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+/// What carries bytes to and from a replica.
+pub(super) trait Side: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Side for T {}
+
 /// An agreed upgrade that waits for the client to have its 101.
 pub(super) struct Tunnel {
-    replica: Connection,
+    replica: Box<dyn Side>,
     /// What the replica sent right behind its 101.
     early: Bytes,
     exchange: Exchange,
@@ -33,8 +41,8 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to `replica`.
-    pub(super) fn new(replica: Connection, early: Bytes, exchange: Exchange) -> Self {
-        Self { replica, early, exchange }
+    pub(super) fn new(replica: impl Side + 'static, early: Bytes, exchange: Exchange) -> Self {
+        Self { replica: Box::new(replica), early, exchange }
     }
 
     /// Carries bytes both ways until both sides have ended, or one has failed.
@@ -43,11 +51,11 @@ impl Tunnel {
         match client {
             Stream::Plain(client) => {
                 let (read, write) = client.split();
-                self.between(read, write, early).await;
+                self.between(read, write, early, pending()).await;
             }
             Stream::Tls(client) => {
                 let (read, write) = tokio::io::split(client);
-                self.between(read, write, early).await;
+                self.between(read, write, early, pending()).await;
             }
         }
     }
@@ -56,19 +64,22 @@ impl Tunnel {
     pub(super) async fn run_stream(self, client: OnUpgrade) {
         match client.await {
             Ok(client) => {
-                let (read, write) = tokio::io::split(TokioIo::new(client));
-                self.between(read, write, Bytes::new()).await;
+                let client = ClientStream(Rc::new(RefCell::new(TokioIo::new(client))));
+                self.between(client.clone(), client.clone(), Bytes::new(), client.reset()).await;
             }
             // The client went while it was told.
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "stream not handed over"),
         }
     }
 
+    /// `reset` says that the client has not just ended its side; it is asked only
+    /// when that side has ended.
     async fn between(
         mut self,
         client_read: impl AsyncRead + Unpin,
         client_write: impl AsyncWrite + Unpin,
         early: Bytes,
+        reset: impl Future<Output = ()>,
     ) {
         let counters = &self.exchange.core.counters;
         counters.tunnels.one();
@@ -79,7 +90,7 @@ impl Tunnel {
         // One side may end long before the other; a failure ends both.
         let both = async {
             match select(up, down).await {
-                Either::Left((Ok(()), down)) => drop(down.await),
+                Either::Left((Ok(()), down)) => drop(select(down, std::pin::pin!(reset)).await),
                 Either::Right((Ok(()), up)) => drop(up.await),
                 Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => {}
             }
@@ -131,5 +142,49 @@ async fn carry(
         to.write_all(&chunk[..read]).await?;
         to.flush().await?;
         carried.set(carried.get() + read as u64);
+    }
+}
+
+/// A client's stream of HTTP/2, once it has left HTTP.
+#[derive(Clone)]
+struct ClientStream(Rc<RefCell<TokioIo<Upgraded>>>);
+
+/// How often a stream whose client has ended its side is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl ClientStream {
+    /// Resolves when the stream was reset. hyper reads `RST_STREAM` with `CANCEL`,
+    /// which is how browsers leave, as the end of the client's side; only writing
+    /// tells them apart, and nothing wakes who does not write.
+    async fn reset(self) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            ticks.tick().await;
+            // Where it waits for the client to take what was written, it is open.
+            let flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx))).await;
+            if let Poll::Ready(Err(_)) = flushed {
+                return;
+            }
+        }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
     }
 }

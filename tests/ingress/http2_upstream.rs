@@ -13,25 +13,25 @@ use tokio::sync::mpsc;
 use crate::support::*;
 
 /// A replica's end of one HTTP/2 connection.
-struct Peer {
-    requests: mpsc::UnboundedReceiver<Asked>,
+pub struct Peer {
+    pub requests: mpsc::UnboundedReceiver<Asked>,
     /// Says GOAWAY when dropped or told, and serves what runs.
-    goodbye: mpsc::UnboundedSender<()>,
-    ended: tokio::task::JoinHandle<()>,
+    pub goodbye: mpsc::UnboundedSender<()>,
+    pub ended: tokio::task::JoinHandle<()>,
 }
 
 /// A request as the replica sees it.
-struct Asked {
-    head: Request<()>,
-    body: RecvStream,
-    answer: SendResponse<Bytes>,
+pub struct Asked {
+    pub head: Request<()>,
+    pub body: RecvStream,
+    pub answer: SendResponse<Bytes>,
 }
 
-async fn accept(replica: &Replica) -> Peer {
+pub async fn accept(replica: &Replica) -> Peer {
     accept_with(replica, 200).await
 }
 
-async fn accept_with(replica: &Replica, streams: u32) -> Peer {
+pub async fn accept_with(replica: &Replica, streams: u32) -> Peer {
     let stream = replica.accept().await.stream;
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(streams).enable_connect_protocol();
@@ -54,7 +54,7 @@ async fn accept_with(replica: &Replica, streams: u32) -> Peer {
 }
 
 impl Peer {
-    async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> Asked {
         soon(self.requests.recv()).await.expect("a request, and not the end of the connection")
     }
 }
@@ -64,12 +64,12 @@ impl Asked {
         self.head.uri().path()
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name).map(|value| value.to_str().unwrap())
     }
 
     /// Data of the body as it comes; `None` at its end.
-    async fn data(&mut self) -> Option<Result<Bytes, h2::Error>> {
+    pub async fn data(&mut self) -> Option<Result<Bytes, h2::Error>> {
         let data = soon(self.body.data()).await;
         if let Some(Ok(data)) = &data {
             self.body.flow_control().release_capacity(data.len()).unwrap();
@@ -85,7 +85,7 @@ impl Asked {
         String::from_utf8(text).unwrap()
     }
 
-    fn begin(&mut self) -> h2::SendStream<Bytes> {
+    pub fn begin(&mut self) -> h2::SendStream<Bytes> {
         self.answer.send_response(Response::new(()), false).unwrap()
     }
 
@@ -95,11 +95,11 @@ impl Asked {
 }
 
 /// `production` on deployment 1, whose replicas speak HTTP/2.
-fn serving(replicas: &[&Replica]) -> Stage {
+pub fn serving(replicas: &[&Replica]) -> Stage {
     serving_with(replicas, |_| {})
 }
 
-fn serving_with(replicas: &[&Replica], set: impl FnOnce(&mut repoint::ingress::config::Config)) -> Stage {
+pub fn serving_with(replicas: &[&Replica], set: impl FnOnce(&mut repoint::ingress::config::Config)) -> Stage {
     let mut stage = Stage::with(set);
     stage.environment("production", Some(1)).pool("production", 1, replicas);
     stage.change_pool(|pool| pool.protocol = Protocol::H2c).publish();

@@ -31,3 +31,4 @@ mod tls_reload;
 mod traces;
 mod upgrades;
 mod upstream;
+mod websockets_http2;

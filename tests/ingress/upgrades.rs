@@ -130,7 +130,7 @@ async fn an_unasked_101_is_no_answer() {
 }
 
 /// A WebSocket's stream over HTTP/2, asked for by an extended CONNECT (RFC 8441).
-async fn connect(stage: &Stage, protocol: &'static str) -> (Response<Incoming>, SendRequest<Empty<Bytes>>) {
+pub async fn connect(stage: &Stage, protocol: &'static str) -> (Response<Incoming>, SendRequest<Empty<Bytes>>) {
     let io = TokioIo::new(stage.connect().await.stream);
     let (mut sender, connection) = handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);

@@ -245,7 +245,7 @@ impl Lease {
                 let (stream, early) = link.into_stream()?;
                 Some(Tunnel::new(stream, early, exchange))
             }
-            Held::Http2(_) => None,
+            Held::Http2(stream) => Some(Tunnel::new(stream.into_tunnel()?, Bytes::new(), exchange)),
         }
     }
 }

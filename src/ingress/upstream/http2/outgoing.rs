@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use h2::{Reason, SendStream};
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::uri::{Authority, Scheme, Uri};
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Method, Request, Version};
 use http_body::Body as _;
 
 use crate::ingress::added::Ours;
@@ -54,6 +55,15 @@ pub(super) fn head(parts: &Parts, ours: Ours<'_>, is_secure: bool) -> Result<Req
     *request.uri_mut() = Uri::from_parts(uri)?;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// The head that asks for a WebSocket (RFC 8441 §5), from one of HTTP/1.1.
+pub(super) fn connect(parts: &Parts, ours: Ours<'_>, is_secure: bool) -> Result<Request<()>, http::Error> {
+    let mut request = head(parts, ours, is_secure)?;
+    *request.method_mut() = Method::CONNECT;
+    request.headers_mut().remove(header::SEC_WEBSOCKET_KEY);
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
     Ok(request)
 }
 

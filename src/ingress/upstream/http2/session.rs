@@ -1,6 +1,7 @@
 //! One HTTP/2 connection to a replica, shared by the requests of one core.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong};
+use tokio::sync::Mutex;
 
 use crate::ingress::alarm::Alarm;
 use crate::ingress::upstream::connection::Connection;
@@ -33,6 +36,8 @@ struct Shared {
     ended: Cell<bool>,
     /// A stream of it was answered.
     served: Cell<bool>,
+    /// For who has to know its settings; nothing once they are here.
+    pings: Mutex<Option<PingPong>>,
 }
 
 /// A stream's place in its session.
@@ -48,12 +53,13 @@ impl Session {
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES * STREAMS_MAX as u32)
             .max_header_list_size(HEAD_BYTES_MAX as u32);
-        let (send, connection) = builder.handshake(connection).await.map_err(io::Error::other)?;
+        let (send, mut connection) = builder.handshake(connection).await.map_err(io::Error::other)?;
         let shared = Rc::new(Shared {
             running: Cell::new(0),
             since: Cell::new(Instant::now()),
             ended: Cell::new(false),
             served: Cell::new(false),
+            pings: Mutex::new(connection.ping_pong()),
         });
         let ends = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
@@ -96,6 +102,21 @@ impl Place {
     /// The replica has answered.
     pub(super) fn served(&self) {
         self.0.served.set(true);
+    }
+
+    /// Whether the replica takes an extended CONNECT (RFC 8441 §3). It says so in its
+    /// settings, before anything else (RFC 9113 §3.4): once a PING is answered they are here.
+    pub(super) async fn may_connect(&self, send: &SendRequest<Bytes>) -> Result<bool, h2::Error> {
+        let mut waits = self.0.pings.lock().await;
+        if !send.is_extended_connect_protocol_enabled()
+            && let Some(pings) = waits.as_mut()
+        {
+            // Refused where one is under way, of somebody who has left: its answer does as well.
+            let _ = pings.send_ping(Ping::opaque());
+            poll_fn(|cx| pings.poll_pong(cx)).await?;
+            *waits = None;
+        }
+        Ok(send.is_extended_connect_protocol_enabled())
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use http_body::{Body as _, Frame};
@@ -24,9 +24,16 @@ use crate::ingress::added::Ours;
 use crate::ingress::alarm::Alarm;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upstream::http1::Malformed;
-use crate::ingress::upstream::http2::outgoing::{Outgoing, Stop, head};
+use crate::ingress::upstream::http2::outgoing::{Outgoing, Stop, connect, head};
 use crate::ingress::upstream::http2::session::Place;
+use crate::ingress::upstream::http2::tunnel::{Tunnelled, accept, agree, key};
 use crate::ingress::upstream::link::Broken;
+
+/// A replica that has said nothing for so long after a connection was accepted is
+/// not going to.
+const SETTINGS_WITHIN: Duration = Duration::from_secs(10);
+const NO_WEBSOCKETS: Malformed =
+    Malformed("the replica takes no WebSockets over HTTP/2: it does not announce SETTINGS_ENABLE_CONNECT_PROTOCOL");
 
 /// One request and its answer.
 pub(in crate::ingress::upstream) struct Stream {
@@ -37,6 +44,8 @@ pub(in crate::ingress::upstream) struct Stream {
     /// All data of the answer was read, its trailers were not.
     before_trailers: bool,
     sending: Option<Sending>,
+    /// The way to the replica, once it has agreed to a tunnel.
+    tunnel: Option<SendStream<Bytes>>,
     place: Place,
 }
 
@@ -56,7 +65,7 @@ impl Drop for Sending {
 impl Stream {
     /// A stream on which nothing was sent.
     pub(super) fn new(send: SendRequest<Bytes>, is_secure: bool, place: Place, alarm: Alarm) -> Self {
-        Self { alarm, send, is_secure, answer: None, before_trailers: false, sending: None, place }
+        Self { alarm, send, is_secure, answer: None, before_trailers: false, sending: None, tunnel: None, place }
     }
 
     /// Sends a request and reads the head of its answer, whose fields replace
@@ -69,6 +78,10 @@ impl Stream {
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
+        if key(parts).is_some() {
+            // Boxed: rare, and its state would make every request's larger.
+            return Box::pin(self.connect(parts, ours, patience)).await;
+        }
         let request = head(parts, ours, self.is_secure).map_err(|error| Broken::Unsent(io::Error::other(error)))?;
         let has_body = !body.is_end_stream();
         let begun = self.send.send_request(request, !has_body);
@@ -101,6 +114,44 @@ impl Stream {
         parts.headers = head.headers;
         self.answer = Some(answer);
         Ok(head.status)
+    }
+
+    /// Asks the replica for a WebSocket (RFC 8441 §4). It agrees as over HTTP/1.1:
+    /// with a 101, and proof that the key was read.
+    async fn connect(
+        &mut self,
+        parts: &mut Parts,
+        ours: Ours<'_>,
+        patience: Option<Duration>,
+    ) -> Result<StatusCode, Broken> {
+        let unsent = |error| Broken::Unsent(io::Error::other(error));
+        let heard = tokio::time::timeout(SETTINGS_WITHIN, self.place.may_connect(&self.send)).await;
+        let may = heard.map_err(|_| Broken::Overdue)?.map_err(unsent)?;
+        let proof = key(parts).filter(|_| may).map(accept).ok_or(Broken::Malformed(NO_WEBSOCKETS))?;
+        let request = connect(parts, ours, self.is_secure).map_err(|error| Broken::Unsent(io::Error::other(error)))?;
+        let (mut coming, mut out) = self.send.send_request(request, false).map_err(unsent)?;
+        if let Some(limit) = patience {
+            self.alarm.within(limit);
+        }
+        let answer = poll_fn(|cx| self.poll_answer(cx, &mut coming, &mut RequestBody::empty()));
+        let (head, answer) = answer.await?.into_parts();
+        self.alarm.off();
+        self.place.served();
+        parts.headers = head.headers;
+        self.answer = Some(answer);
+        if !head.status.is_success() {
+            // An answer like any other; where it has ended both sides already, that is fine too.
+            let _ = out.send_data(Bytes::new(), true);
+            return Ok(head.status);
+        }
+        agree(&mut parts.headers, proof);
+        self.tunnel = Some(out);
+        Ok(StatusCode::SWITCHING_PROTOCOLS)
+    }
+
+    /// What is left of it once the replica has agreed to a tunnel.
+    pub(in crate::ingress::upstream) fn into_tunnel(self) -> Option<Tunnelled> {
+        Some(Tunnelled::new(self.tunnel?, self.answer?, self.place))
     }
 
     fn poll_answer(
