@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use repoint::ingress;
 use repoint::ingress::config::{CertificateSource, ClientCertificates, Config, Tls};
 use repoint::model::manifest::Span;
@@ -40,11 +40,16 @@ impl Authority {
         tls.client_ca = Some(self.folder.path().join("ca.pem"));
     }
 
-    /// A client with a certificate from here.
-    pub fn client(&self, secure: &Secure) -> Arc<ClientConfig> {
+    /// A client's certificate and its key.
+    pub fn signed(&self) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A client with a certificate from here.
+    pub fn client(&self, secure: &Secure) -> Arc<ClientConfig> {
+        let (certificate, key) = self.signed();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let builder = secure.client(rustls::DEFAULT_VERSIONS);
         Arc::new(builder.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap())
