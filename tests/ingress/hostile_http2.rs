@@ -28,7 +28,7 @@ const END_HEADERS: u8 = 4;
 /// ENHANCE_YOUR_CALM (RFC 9113 §7).
 const CALM: u32 = 11;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -45,7 +45,7 @@ fn field(index: u8, name: &str, value: &str) -> Vec<u8> {
 }
 
 /// A request's header block: `method` is 0x82 for GET and 0x83 for POST.
-fn block(method: u8) -> Vec<u8> {
+pub fn block(method: u8) -> Vec<u8> {
     [vec![method, 0x86, 0x84], field(1, "", "support-production.localhost")].concat()
 }
 

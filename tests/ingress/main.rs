@@ -27,6 +27,7 @@ mod stalls;
 mod streaming;
 mod tls;
 mod tls_clients;
+mod tls_drain;
 mod tls_openssl;
 mod tls_reload;
 mod traces;

@@ -64,9 +64,20 @@ impl Secure {
     }
 
     pub async fn connect(&self, name: &str, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_as(&self.offering(alpn), name).await
+    }
+
+    /// A client without a certificate that offers one protocol.
+    fn offering(&self, alpn: &[u8]) -> Arc<ClientConfig> {
         let mut config = self.client(rustls::DEFAULT_VERSIONS).with_no_client_auth();
         config.alpn_protocols = vec![alpn.to_vec()];
-        self.connect_as(&Arc::new(config), name).await
+        Arc::new(config)
+    }
+
+    /// Shakes hands on a connection that is open already.
+    pub async fn shake(&self, stream: TcpStream, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let name = ServerName::try_from(HOST).unwrap();
+        soon(TlsConnector::from(self.offering(alpn)).connect(name, stream)).await.unwrap()
     }
 
     /// A client that trusts the certificate.

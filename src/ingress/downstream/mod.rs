@@ -150,6 +150,11 @@ impl Connection {
         self.phase.get() == Phase::Idle
     }
 
+    /// Whether a request runs on it.
+    fn is_busy(&self) -> bool {
+        self.phase.get() == Phase::Busy
+    }
+
     /// Whether it was ended for its silence.
     pub(super) fn is_overdue(&self) -> bool {
         self.alarm.has_rung()

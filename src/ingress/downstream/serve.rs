@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -49,7 +50,7 @@ pub(in crate::ingress) async fn connection(
     } else {
         Stream::Plain(stream)
     };
-    let Some((protocol, early)) = tell(&connection, &mut stream).await else { return };
+    let Some((protocol, early)) = tell(&connection, &mut stream).await else { return part(&mut stream) };
     match protocol {
         Protocol::Http1 => {
             let _released = Released(&connection);
@@ -118,9 +119,16 @@ async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
             Pin::new(&mut http).graceful_shutdown();
         }
     });
-    let Some(ended) = ended.await else { return };
+    let ended = ended.await;
     let parts = http.into_parts();
     let mut stream = parts.io.into_inner().stream;
+    let Some(ended) = ended else {
+        // An answer that is cut short must not look whole.
+        if !connection.is_busy() {
+            part(&mut stream);
+        }
+        return;
+    };
     let tunnel = connection.tunnel.borrow_mut().take();
     match (ended, tunnel) {
         (Ok(()), Some(tunnel)) => {
@@ -193,6 +201,12 @@ impl Connection {
     fn should_close(&self) -> bool {
         self.is_hurried() && self.served.get()
     }
+}
+
+/// Says that nothing is missing, which TLS wants said (RFC 8446 §6.1), where that takes no waiting.
+fn part(stream: &mut Stream) {
+    // The connection is dropped next, whether the client hears this or not.
+    let _ = stream.shutdown().now_or_never();
 }
 
 /// Reads and drops what a client is still sending, for a while.
