@@ -241,8 +241,10 @@ pub fn moved(applied: u32) -> String {
 /// A pending move of staging to new in `state`.
 pub fn pending(state: &str, detail: &str) -> Value {
     let promotion = if state == "committed" { json!("01980000-0000-7000-8000-0000000000e1") } else { Value::Null };
+    let ended_at = if state == "waiting" { Value::Null } else { json!("2026-11-23T12:00:01.5Z") };
     json!({"move": {
         "id": 9, "environment_id": STAGING, "deployment_id": NEW, "kind": "promote", "state": state, "detail": detail,
-        "actor": "admin", "requested_at": AT, "deadline": "2026-11-23T12:00:01Z", "promotion_id": promotion
+        "actor": "admin", "requested_at": AT, "deadline": "2026-11-23T12:00:01Z",
+        "ended_at": ended_at, "promotion_id": promotion
     }})
 }

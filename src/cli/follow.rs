@@ -10,7 +10,7 @@ use crate::cli::client::Answer;
 use crate::cli::error::Error;
 use crate::cli::progress::Progress;
 use crate::cli::session::Session;
-use crate::cli::{Done, replicas};
+use crate::cli::{Done, replicas, text};
 use crate::model::id::PromotionId;
 use crate::model::moves::MoveState;
 use crate::rest::moves::{Move, Moved, Pending, WaitQuery};
@@ -165,15 +165,17 @@ fn ask(
 fn not_moved(ended: &Move, names: &Names) -> String {
     let Names { deployment, environment } = names;
     let detail = ended.detail.as_deref().unwrap_or("no reason was given");
+    // Servers of before this was kept say none.
+    let when = ended.ended_at.map(|at| format!(" at {}", text::moment(at))).unwrap_or_default();
     match ended.state {
         MoveState::Superseded => {
-            format!("{environment} was not pointed at {deployment}: a later move took this one's place")
+            format!("{environment} was not pointed at {deployment}: a later move took this one's place{when}")
         }
         MoveState::TargetNotReady => format!(
-            "{deployment} did not become ready in {environment}, which serves what it served before: {detail}; see \
-             `repoint deployment errors {deployment}`"
+            "{deployment} did not become ready in {environment}, which serves what it served before: {detail}; given up{when}; \
+             see `repoint deployment errors {deployment}`"
         ),
-        MoveState::Refused => format!("{environment} was not pointed at {deployment}: {detail}"),
+        MoveState::Refused => format!("{environment} was not pointed at {deployment}: {detail}; refused{when}"),
         MoveState::Waiting | MoveState::Committed => format!("{environment} has no row for {deployment}: {detail}"),
     }
 }
@@ -274,7 +276,21 @@ mod tests {
             assert_eq!((outcome.exit_code, object["error"]["code"].as_str()), (1, Some(state)));
             assert!(object["error"]["message"].as_str().unwrap().contains(words), "{object}");
             assert_eq!(object["error"]["details"]["move"]["id"], 9);
+            assert_eq!(object["error"]["details"]["move"]["ended_at"], "2026-11-23T12:00:01.5Z");
         }
+    }
+
+    #[test]
+    fn a_move_that_ended_without_moving_is_told_with_its_time() {
+        for state in ["superseded", "target_not_ready", "refused"] {
+            let fake = server((202, pending("waiting").1), vec![pending(state)]);
+            let outcome = fake.run(["promote", "bcdfwxyz", "--to", "staging"]);
+            assert!(outcome.remarks.contains(" at 2026-11-23 12:00:01Z"), "{state}: {}", outcome.remarks);
+        }
+        let older = pending("refused").1.replace("ended_at", "ended_at_unknown");
+        let fake = server((202, pending("waiting").1), vec![(200, older)]);
+        let outcome = fake.run(["promote", "bcdfwxyz", "--to", "staging"]);
+        assert!(outcome.remarks.contains("; refused\n"), "an older server says no time: {}", outcome.remarks);
     }
 
     #[test]

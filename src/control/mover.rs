@@ -115,17 +115,19 @@ impl Control {
         if pending.state != MoveState::Waiting {
             return Ok(());
         }
+        // Two clocks of one machine may step: nothing ends before it was asked for.
+        let now = now.max(pending.requested_at);
         let (environment, pool) = around(&mut tx, &pending).await?;
         match (Step::of(&pending, environment.as_ref(), pool.as_ref(), now), environment) {
             (Step::Commit, Some(environment)) => {
                 if environment.pointer == Some(pending.deployment) {
                     // It was terminated while current, and runs again: no pointer to move.
                     let row = newest_row(&mut tx, environment.id).await?.map(|row| row.id);
-                    tx.end_move(number, MoveState::Committed, None, row).await?;
+                    tx.end_move(number, MoveState::Committed, None, row, now).await?;
                     tx.commit().await?;
                 } else {
-                    let promotion = commit_move(&mut tx, environment, &pending, now.max(pending.requested_at)).await?;
-                    tx.end_move(number, MoveState::Committed, None, Some(promotion.id)).await?;
+                    let promotion = commit_move(&mut tx, environment, &pending, now).await?;
+                    tx.end_move(number, MoveState::Committed, None, Some(promotion.id), now).await?;
                     self.applied.commit(tx, Some(&promotion)).await?;
                 }
             }
@@ -135,7 +137,7 @@ impl Control {
                     None => not_ready(&mut tx, &pending).await?,
                 };
                 tracing::info!(number, environment = %pending.environment, detail, "move ended without moving");
-                tx.end_move(number, state, Some(detail), None).await?;
+                tx.end_move(number, state, Some(detail), None, now).await?;
                 note_left(&mut tx, pending.environment, now).await?;
                 tx.commit().await?;
             }
@@ -251,6 +253,7 @@ mod tests {
             detail: None,
             requested_at: Timestamp::UNIX_EPOCH,
             deadline: at(120),
+            ended_at: None,
             promotion: None,
         }
     }

@@ -191,6 +191,7 @@ pub(super) async fn advance(tx: &mut Transaction, allowed: Allowed, caller: &Cal
         detail: None,
         requested_at: caller.at,
         deadline: caller.at + deployment.ready_timeout().duration(),
+        ended_at: None,
         promotion: None,
     };
     if is_ready {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::control::error::Error;
-use crate::control::pool;
+use crate::control::{now, pool};
 use crate::model::event::What;
 use crate::model::id::EnvironmentId;
 use crate::model::pool::{Pool, PoolKey, PoolState, Rest};
@@ -45,7 +45,7 @@ pub(super) async fn put_changed(tx: &mut Transaction, before: Option<&Pool>, aft
 
 /// Ends every waiting move of an environment: a newer request took its place.
 pub(super) async fn supersede_waiting(tx: &mut Transaction, environment: EnvironmentId) -> Result<(), Error> {
-    for number in tx.supersede_waiting(environment).await? {
+    for number in tx.supersede_waiting(environment, now()).await? {
         tracing::info!(number, %environment, "move superseded");
     }
     Ok(())

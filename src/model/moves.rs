@@ -34,6 +34,9 @@ pub struct PendingMove {
     pub requested_at: Timestamp,
     /// When waiting ends without a move.
     pub deadline: Timestamp,
+    /// When it ended, in whatever way; none while it waits, and for moves that
+    /// ended before this was kept.
+    pub ended_at: Option<Timestamp>,
     /// The history row it became.
     pub promotion: Option<PromotionId>,
 }

@@ -238,6 +238,10 @@ pub struct Move {
     pub requested_at: Timestamp,
     /// When waiting ends without a move.
     pub deadline: Timestamp,
+    /// When it ended, in whatever way; null while it waits, and for moves that
+    /// ended before servers kept it.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
     /// The history row it became, once committed.
     #[serde(default)]
     pub promotion_id: Option<PromotionId>,

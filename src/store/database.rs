@@ -130,6 +130,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_members.sql"),
     include_str!("migrations/0003_sleep.sql"),
+    include_str!("migrations/0004_move_ended.sql"),
 ];
 
 async fn migrate(writer: &AnyPool) -> Result<(), Error> {

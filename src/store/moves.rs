@@ -13,7 +13,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT number, environment_id, deployment_id, kind, source_environment_id, actor, reason, ",
-            "scale_previous_to_zero, state, detail, requested_at, deadline, promotion_id FROM moves ",
+            "scale_previous_to_zero, state, detail, requested_at, deadline, ended_at, promotion_id FROM moves ",
             $rest
         )
     };
@@ -31,8 +31,8 @@ impl Transaction {
         let insert = query(
             "INSERT INTO moves
                (number, environment_id, deployment_id, kind, source_environment_id, actor, reason,
-                scale_previous_to_zero, state, detail, requested_at, deadline, promotion_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                scale_previous_to_zero, state, detail, requested_at, deadline, ended_at, promotion_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(number)
         .bind(pending.environment.to_string())
@@ -46,6 +46,7 @@ impl Transaction {
         .bind(pending.detail.clone())
         .bind(micros(pending.requested_at))
         .bind(micros(pending.deadline))
+        .bind(pending.ended_at.map(micros))
         .bind(pending.promotion.map(|id| id.to_string()));
         self.execute(insert).await?;
         let number = number.unsigned_abs();
@@ -103,18 +104,20 @@ impl Transaction {
         self.one("move", select).await?.time_if_any("deadline")
     }
 
-    /// Ends every waiting move of an environment because another takes its
-    /// place, and notes each. Answers their numbers.
+    /// Ends every waiting move of an environment at `now` because another takes
+    /// its place, and notes each. Answers their numbers.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn supersede_waiting(&mut self, environment: EnvironmentId) -> Result<Vec<u64>, Error> {
+    pub async fn supersede_waiting(&mut self, environment: EnvironmentId, now: Timestamp) -> Result<Vec<u64>, Error> {
         let update = query(
-            "UPDATE moves SET state = 'superseded', detail = 'a later move of this environment took its place'
+            // Two clocks of one machine may step: nothing ends before it was asked for.
+            "UPDATE moves SET state = 'superseded', ended_at = CASE WHEN requested_at > $2 THEN requested_at ELSE $2 END,
+               detail = 'a later move of this environment took its place'
              WHERE environment_id = $1 AND state = 'waiting' RETURNING number",
         );
-        let rows = self.all("move", update.bind(environment.to_string())).await?;
+        let rows = self.all("move", update.bind(environment.to_string()).bind(micros(now))).await?;
         let mut numbers = rows.iter().map(|row| row.count("number")).collect::<Result<Vec<u64>, _>>()?;
         numbers.sort_unstable();
         for &number in &numbers {
@@ -124,7 +127,7 @@ impl Transaction {
         Ok(numbers)
     }
 
-    /// Ends a waiting move, and notes it unless the pointer moved, which is its
+    /// Ends a waiting move at `now`, and notes it unless the pointer moved, which is its
     /// own event. No effect on a move that has ended already.
     ///
     /// # Errors
@@ -136,15 +139,17 @@ impl Transaction {
         state: MoveState,
         detail: Option<String>,
         promotion: Option<PromotionId>,
+        now: Timestamp,
     ) -> Result<(), Error> {
         let update = query(
-            "UPDATE moves SET state = $2, detail = $3, promotion_id = $4
+            "UPDATE moves SET state = $2, detail = $3, promotion_id = $4, ended_at = $5
              WHERE number = $1 AND state = 'waiting' RETURNING environment_id",
         )
         .bind(self::number(number))
         .bind(state.as_str())
         .bind(detail)
-        .bind(promotion.map(|id| id.to_string()));
+        .bind(promotion.map(|id| id.to_string()))
+        .bind(micros(now));
         let Some(row) = self.first("move", update).await? else { return Ok(()) };
         let environment_id = row.parsed("environment_id")?;
         self.touched.work.add(WorkKey::Move(environment_id, number));
@@ -181,6 +186,7 @@ fn pending_move(row: &Row) -> Result<PendingMove, Error> {
         detail: row.text_if_any("detail")?,
         requested_at: row.time("requested_at")?,
         deadline: row.time("deadline")?,
+        ended_at: row.time_if_any("ended_at")?,
         promotion: row.parsed_if_any("promotion_id")?,
     })
 }

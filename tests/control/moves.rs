@@ -201,6 +201,49 @@ async fn a_restart_of_the_control_plane_forgets_no_waiting_move() {
 }
 
 #[tokio::test]
+async fn a_move_says_when_it_ended_however_it_ended() {
+    let plane = Plane::start().await;
+    let project = plane.project("support").await;
+    let ask = || json!({ "wait_ms": 0 });
+    let (first, second) = (plane.deployment(&project).await, plane.deployment(&project).await);
+    let mut moves = Vec::new();
+    // Superseded, then committed.
+    for deployment in [&first, &second] {
+        moves.push(plane.promote(deployment, &project.staging, ask()).await.ok().body["move"].clone());
+    }
+    plane.ready(&project.staging, &second).await;
+    // Refused.
+    moves.push(plane.promote(&first, &project.preview, ask()).await.ok().body["move"].clone());
+    plane.post(&format!("deployments/{first}/terminate"), json!({ "environment_id": project.preview })).await.ok();
+    // Never ready.
+    let never = plane.bundle_deployment(&project, "1s").await;
+    moves.push(plane.promote(&never, &project.production, ask()).await.ok().body["move"].clone());
+    for (asked, state) in moves.iter().zip(["superseded", "committed", "refused", "target_not_ready"]) {
+        assert_eq!(asked["ended_at"], Value::Null, "it waits: {asked}");
+        let ended = ended(&plane, &asked["id"]).await;
+        assert_eq!(ended["state"], state);
+        let time = |field: &str| ended[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        assert!(time("requested_at") <= time("ended_at") && time("ended_at") <= jiff::Timestamp::now(), "{ended}");
+        if state == "target_not_ready" {
+            assert!(time("ended_at") >= time("deadline"), "it was waited for: {ended}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_time_a_move_ended_survives_a_restart() {
+    let plane = Plane::start().await;
+    let project = plane.project("support").await;
+    let (first, second) = (plane.deployment(&project).await, plane.deployment(&project).await);
+    let waiting = plane.promote(&first, &project.staging, json!({ "wait_ms": 0 })).await.ok().body;
+    plane.promote(&second, &project.staging, json!({ "wait_ms": 0 })).await.ok();
+    let before = ended(&plane, &waiting["move"]["id"]).await;
+    assert!(before["ended_at"].is_string(), "{before}");
+    let plane = plane.restart().await;
+    assert_eq!(ended(&plane, &waiting["move"]["id"]).await, before);
+}
+
+#[tokio::test]
 async fn a_target_that_got_ready_while_the_control_plane_was_down_is_served() {
     let plane = Plane::start().await;
     let project = plane.project("support").await;

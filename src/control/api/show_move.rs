@@ -136,6 +136,7 @@ pub(super) async fn pending_move(tx: &mut Transaction, pending: PendingMove) -> 
         reason: pending.reason,
         requested_at: pending.requested_at,
         deadline: pending.deadline,
+        ended_at: pending.ended_at,
         promotion_id: pending.promotion,
     })
 }

@@ -117,20 +117,21 @@ async fn a_later_move_supersedes_those_that_wait() {
     assert_eq!([second, other], [first + 1, first + 2]);
     assert_eq!(writing.pending_move(first).await.unwrap(), Some(PendingMove { number: first, ..ours.clone() }));
 
-    assert_eq!(writing.supersede_waiting(fixture.staging.id).await.unwrap(), [first, second]);
-    assert_eq!(writing.supersede_waiting(fixture.staging.id).await.unwrap(), [0; 0]);
-    writing.end_move(other, MoveState::TargetNotReady, Some("it crashed".into()), None).await.unwrap();
-    writing.end_move(first, MoveState::Refused, None, None).await.unwrap();
+    assert_eq!(writing.supersede_waiting(fixture.staging.id, at(20)).await.unwrap(), [first, second]);
+    assert_eq!(writing.supersede_waiting(fixture.staging.id, at(20)).await.unwrap(), [0; 0]);
+    writing.end_move(other, MoveState::TargetNotReady, Some("it crashed".into()), None, at(30)).await.unwrap();
+    writing.end_move(first, MoveState::Refused, None, None, at(40)).await.unwrap();
     writing.commit().await.unwrap();
 
     let mut reading = fixture.read().await;
     let ended = |number, environment_id, state| What::MoveEnded { number, environment_id, state };
-    for (number, environment, state) in [
-        (first, fixture.staging.id, MoveState::Superseded),
-        (second, fixture.staging.id, MoveState::Superseded),
-        (other, fixture.production.id, MoveState::TargetNotReady),
+    for (number, environment, state, ended_at) in [
+        (first, fixture.staging.id, MoveState::Superseded, at(20)),
+        (second, fixture.staging.id, MoveState::Superseded, at(20)),
+        (other, fixture.production.id, MoveState::TargetNotReady, at(30)),
     ] {
-        assert_eq!(reading.pending_move(number).await.unwrap().unwrap().state, state);
+        let read = reading.pending_move(number).await.unwrap().unwrap();
+        assert_eq!((read.state, read.ended_at), (state, Some(ended_at)));
         assert_eq!(events.try_recv().unwrap().what, ended(number, environment, state));
     }
     assert!(events.try_recv().is_err());

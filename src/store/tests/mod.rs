@@ -215,6 +215,7 @@ fn pending_move(environment: EnvironmentId, deployment: DeploymentId) -> Pending
         detail: None,
         requested_at: at(8),
         deadline: at(128),
+        ended_at: None,
         promotion: None,
     }
 }
