@@ -9,7 +9,8 @@
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Version};
 
-use crate::ingress::origin::Origin;
+use crate::routing::live::Claimed;
+use crate::routing::pool::DeploymentText;
 
 pub(super) const DEPLOYMENT_ID: HeaderName = HeaderName::from_static("x-deployment-id");
 pub(super) const ENVIRONMENT: HeaderName = HeaderName::from_static("x-environment");
@@ -35,11 +36,40 @@ pub(super) struct Added {
 /// That, and who is to answer.
 #[derive(Clone, Copy)]
 pub(super) struct Ours<'a> {
-    pub(super) added: &'a Added,
-    pub(super) origin: &'a Origin,
+    added: &'a Added,
+    origin: Origin<'a>,
 }
 
-impl Ours<'_> {
+/// Which deployment answers, in which environment.
+#[derive(Clone, Copy)]
+pub(super) struct Origin<'a> {
+    pub(super) deployment: DeploymentText,
+    pub(super) environment: &'a str,
+}
+
+impl<'a> Origin<'a> {
+    /// Of what was claimed.
+    pub(super) fn of(claimed: &'a Claimed) -> Self {
+        Self { deployment: claimed.pool.deployment_text(), environment: claimed.environment().name() }
+    }
+
+    /// Overwrites whatever the other side said.
+    pub(super) fn name(self, fields: &mut HeaderMap) {
+        fields.insert(DEPLOYMENT_ID, value(&self.deployment));
+        fields.insert(ENVIRONMENT, value(self.environment));
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("ids and names are visible ASCII")
+}
+
+impl<'a> Ours<'a> {
+    /// Of a request that was claimed.
+    pub(super) fn new(added: &'a Added, origin: Origin<'a>) -> Self {
+        Self { added, origin }
+    }
+
     /// Writes them as fields of HTTP/1.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         let Self { added, origin } = self;
@@ -85,8 +115,7 @@ impl Ours<'_> {
             }
         }
         fields.append(header::VIA, HeaderValue::from_static(added.via));
-        fields.append(DEPLOYMENT_ID, origin.deployment.clone());
-        fields.append(ENVIRONMENT, origin.environment.clone());
+        origin.name(fields);
     }
 }
 
@@ -106,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_put_into_a_map() {
         let value = HeaderValue::from_static;
-        let origin = Origin { deployment: value("d"), environment: value("e") };
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
         let all = Added {
             forwarded_for: value("192.0.2.1"),
             forwarded_proto: Some("https"),
@@ -125,7 +154,7 @@ mod tests {
         };
         for (added, count) in [(&all, 8), (&few, 4)] {
             let (mut written, mut map) = (Vec::new(), HeaderMap::new());
-            let ours = Ours { added, origin: &origin };
+            let ours = Ours::new(added, origin);
             ours.write(&mut written);
             ours.put(&mut map);
             let written = String::from_utf8(written).unwrap();

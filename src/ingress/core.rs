@@ -19,7 +19,6 @@ use crate::ingress::error::Error;
 use crate::ingress::limits::{Limit, is_over};
 use crate::ingress::metrics::Counters;
 use crate::ingress::metrics::environments::{Watched, Watcher};
-use crate::ingress::origin::{Origin, Origins};
 use crate::ingress::span::Spans;
 use crate::ingress::streams::Streams;
 use crate::ingress::tls::Served;
@@ -79,7 +78,6 @@ pub(super) struct Core {
     /// TLS handshakes that run.
     pub(super) handshaking: Cell<usize>,
     reader: RefCell<Reader>,
-    origins: Origins,
 }
 
 impl Core {
@@ -102,7 +100,6 @@ impl Core {
             refusing: Cell::new(0),
             handshaking: Cell::new(0),
             reader: RefCell::new(shared.live.reader()),
-            origins: Origins::default(),
             shared: Arc::clone(shared),
         })
     }
@@ -143,11 +140,6 @@ impl Core {
             return Err(Error::EnvironmentOverloaded(share));
         }
         Ok(())
-    }
-
-    /// What both sides are told of who answers.
-    pub(super) fn origin(&self, claimed: &Claimed) -> Origin {
-        self.origins.of(claimed)
     }
 }
 

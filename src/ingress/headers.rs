@@ -8,12 +8,9 @@ use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request, response};
 
-use crate::ingress::added::{
-    Added, DEPLOYMENT_ID, ENVIRONMENT, FORWARDED_HOST, FORWARDED_PROTO, REQUEST_ID, TRACEPARENT, via,
-};
+use crate::ingress::added::{Added, FORWARDED_HOST, FORWARDED_PROTO, Origin, REQUEST_ID, TRACEPARENT, via};
 use crate::ingress::downstream::Connection;
 use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
-use crate::ingress::origin::Origin;
 use crate::ingress::span::Place;
 use crate::ingress::trace;
 use crate::model::deployment::HostHeader;
@@ -214,7 +211,7 @@ pub(super) fn agree(parts: &mut response::Parts) {
 }
 
 /// Makes an answer fit for the client.
-pub(super) fn answer(parts: &mut response::Parts, origin: &Origin) {
+pub(super) fn answer(parts: &mut response::Parts, origin: Origin<'_>) {
     let headers = &mut parts.headers;
     // One pass instead of a search for each of them: most answers have none.
     let has_hop = headers.keys().any(is_of_hop);
@@ -230,19 +227,13 @@ pub(super) fn answer(parts: &mut response::Parts, origin: &Origin) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
-    name_origin(headers, origin);
+    origin.name(headers);
     parts.version = Version::HTTP_11;
 }
 
 /// Whether it says something of this connection alone.
 fn is_of_hop(name: &HeaderName) -> bool {
     [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
-}
-
-/// Overwrites whatever the other side said.
-fn name_origin(headers: &mut HeaderMap, origin: &Origin) {
-    headers.insert(DEPLOYMENT_ID, origin.deployment.clone());
-    headers.insert(ENVIRONMENT, origin.environment.clone());
 }
 
 /// The seconds a replica keeps an idle connection, where it says so.

@@ -16,7 +16,6 @@ mod listener;
 mod socket;
 mod core;
 mod downstream;
-mod origin;
 mod proxy;
 mod identify;
 mod headers;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 
-use crate::ingress::added::Added;
+use crate::ingress::added::{Added, Origin};
 use crate::ingress::body::{Body, Stall};
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
@@ -133,7 +133,7 @@ fn answer(mut exchange: Exchange, fields: HeaderMap, sent: Sent) -> Response<Bod
     parts.status = status;
     parts.headers = fields;
     let pause_max = exchange.claimed.as_ref().and_then(|claimed| {
-        headers::answer(&mut parts, &exchange.core.origin(claimed));
+        headers::answer(&mut parts, Origin::of(claimed));
         limit(pause_max(&claimed.environment().policy, &parts.headers))
     });
     let upgrading = exchange.upgrading.take();

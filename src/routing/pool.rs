@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::model::change::{EndpointRecord, PoolRecord, PoolRecordState};
@@ -144,9 +145,7 @@ impl PoolRoute {
 
     /// The deployment's id as text, for headers.
     pub fn deployment_text(&self) -> DeploymentText {
-        let mut text = [0; Hyphenated::LENGTH];
-        self.key.deployment.uuid().as_hyphenated().encode_lower(&mut text);
-        DeploymentText(text)
+        DeploymentText::of(self.key.deployment.uuid())
     }
 
     /// The deployment's ref.
@@ -249,6 +248,15 @@ impl Deref for Endpoints {
 /// A deployment's id as text.
 #[derive(Clone, Copy)]
 pub struct DeploymentText([u8; Hyphenated::LENGTH]);
+
+impl DeploymentText {
+    /// Of this id.
+    pub fn of(id: Uuid) -> Self {
+        let mut text = [0; Hyphenated::LENGTH];
+        id.as_hyphenated().encode_lower(&mut text);
+        Self(text)
+    }
+}
 
 impl Deref for DeploymentText {
     type Target = str;

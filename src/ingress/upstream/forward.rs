@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::ingress::added::{Added, Ours};
+use crate::ingress::added::{Added, Origin, Ours};
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::headers;
 use crate::ingress::identify::Asked;
-use crate::ingress::origin::Origin;
 use crate::ingress::request_body::{RequestBody, State};
 use crate::ingress::upstream::Rules;
 use crate::ingress::upstream::http1::Malformed;
@@ -129,7 +128,7 @@ async fn attempt(
     body: &mut RequestBody,
     chosen: Option<Chosen>,
 ) -> Result<Sent, Box<Failure>> {
-    let Some(Chosen { id, peer, protocol, origin, now }) = chosen else {
+    let (Some(Chosen { id, peer, protocol, now }), Some(claimed)) = (chosen, &exchange.claimed) else {
         let error = attempts.refused.take().unwrap_or(Error::NoReadyEndpoint);
         return Err(Box::new(Failure { error, endpoint: None, reused: false, sent: How::Unconnected }));
     };
@@ -148,7 +147,7 @@ async fn attempt(
         },
     };
     let reused = lease.reused;
-    let ours = Ours { added: &sending.added, origin: &origin };
+    let ours = Ours::new(&sending.added, Origin::of(claimed));
     let broken = match lease.exchange(parts, ours, body, sending.response_start).await {
         // RFC 9110 §15.2.2: 101 answers a request to switch, and no other.
         Ok(StatusCode::SWITCHING_PROTOCOLS) if !sending.upgrade => {
@@ -177,8 +176,6 @@ struct Chosen {
     id: EndpointId,
     peer: Peer,
     protocol: Protocol,
-    /// What it answers as.
-    origin: Origin,
     /// When it was chosen.
     now: Instant,
 }
@@ -221,8 +218,7 @@ fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_w
     };
     let endpoint = &pool.endpoints[at];
     headers::direct(parts, claimed, endpoint);
-    let (peer, origin) = (Peer::of(endpoint), core.origin(claimed));
-    let chosen = Chosen { id: endpoint.id, peer, protocol: pool.protocol, origin, now };
+    let chosen = Chosen { id: endpoint.id, peer: Peer::of(endpoint), protocol: pool.protocol, now };
     exchange.endpoint = Some(held);
     exchange.upstream = Some(chosen.peer.address);
     Choice::To(chosen)

@@ -116,8 +116,8 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingress::added::Added;
-    use crate::ingress::origin::Origin;
+    use crate::ingress::added::{Added, Origin};
+    use crate::routing::pool::DeploymentText;
 
     #[test]
     fn a_head_loses_what_belongs_to_a_connection_and_names_its_authority() {
@@ -137,8 +137,8 @@ mod tests {
             request_id: None,
             traceparent: None,
         };
-        let origin = Origin { deployment: value("d"), environment: value("e") };
-        let head = head(&parts, Ours { added: &added, origin: &origin }, false).unwrap();
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
+        let head = head(&parts, Ours::new(&added, origin), false).unwrap();
         assert_eq!(head.uri(), "http://agents.example:8080/a?b=c");
         let mut names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
