@@ -397,6 +397,7 @@ fn stored(error: &store::Error) -> ErrorCode {
         store::Error::NameTaken(_) => ErrorCode::NameTaken,
         store::Error::Cursor => ErrorCode::InvalidRequest,
         store::Error::Busy => ErrorCode::Unavailable,
+        store::Error::Full => ErrorCode::StorageFull,
         store::Error::Owned(_)
         | store::Error::Unusable { .. }
         | store::Error::Newer { .. }

@@ -125,6 +125,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", 415;
     /// Our fault; the log has the reason.
     Internal = "internal", 500;
+    /// The control plane's disk is full; nothing was changed (RFC 4918 §11.5).
+    StorageFull = "storage_full", 507;
     /// Starting or stopping; try again.
     Unavailable = "unavailable", 503;
 }

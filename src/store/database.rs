@@ -97,6 +97,10 @@ fn pool(options: AnyConnectOptions, connections_max: u32, pragmas: &'static str)
         .after_connect(move |connection, _| {
             Box::pin(async move { connection.execute(sqlx::raw_sql(pragmas)).await.map(drop) })
         })
+        // A full disk makes SQLite undo a transaction by itself (its section "Response
+        // To Errors Within A Transaction"); undoing it once more fails then, and sqlx
+        // takes the connection for one inside a transaction for ever.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
         .connect_lazy_with(options)
 }
 

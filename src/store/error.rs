@@ -49,15 +49,22 @@ pub enum Error {
         "get a turn at the database within 30 s: earlier work does not end; look whether the disk is stuck, and try again"
     )]
     Busy,
+    /// No room for what was to be written; nothing of it was.
+    #[error("write to the database: the disk is full; free some space where the data directory is, and try again")]
+    Full,
     /// The database failed.
     #[error("use the database")]
     Database(#[source] sqlx::Error),
 }
 
+/// `SQLITE_FULL`, and `disk_full` of PostgreSQL.
+const DISK_FULL: [&str; 2] = ["13", "53100"];
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::PoolTimedOut => Self::Busy,
+            sqlx::Error::Database(error) if error.code().is_some_and(|code| DISK_FULL.contains(&&*code)) => Self::Full,
             error => Self::Database(error),
         }
     }

@@ -14,18 +14,22 @@ use super::support::until;
 
 /// A control plane, one proxy, and a project with two deployments, `v1` in
 /// production.
-struct Scene {
-    control: Server,
-    proxy: Server,
-    api: Api,
-    project: Project,
-    deployments: [String; 2],
+pub(super) struct Scene {
+    pub(super) control: Server,
+    pub(super) proxy: Server,
+    pub(super) api: Api,
+    pub(super) project: Project,
+    pub(super) deployments: [String; 2],
     _replicas: [Replica; 2],
 }
 
 impl Scene {
-    fn begin(more: &[&str]) -> Self {
-        let control = Server::control();
+    pub(super) fn begin(more: &[&str]) -> Self {
+        Self::under(Server::control(), more)
+    }
+
+    /// The same, with a control plane of its own kind.
+    pub(super) fn under(control: Server, more: &[&str]) -> Self {
         let proxy = Server::proxy_with(&control, more);
         let api = control.api();
         let project = api.project("support");
@@ -40,19 +44,19 @@ impl Scene {
         Self { control, proxy, api, project, deployments: [first, second], _replicas: replicas }
     }
 
-    fn promote(&self, deployment: usize) {
+    pub(super) fn promote(&self, deployment: usize) {
         let production = self.project.environment("production");
         let body = self.api.promote(&self.deployments[deployment], production).ok();
         assert_eq!(body["propagation"]["complete"], true, "{body}");
     }
 
-    fn served(&self) -> http::Response {
+    pub(super) fn served(&self) -> http::Response {
         http::get(self.proxy.ingress(), &self.project.host("production"), "/")
     }
 
     /// Waits until the newest change is on the proxy's disk, and the control
     /// plane knows. Runs of the proxy that ended are listed, too.
-    fn durable(&self) {
+    pub(super) fn durable(&self) {
         until("the table to be on disk", || {
             let body = self.api.get("/api/v1/proxies").ok();
             let head = &body["head_revision"];
@@ -66,7 +70,7 @@ impl Scene {
     }
 
     /// Waits until the proxy that runs now has the newest table.
-    fn caught_up(&self) {
+    pub(super) fn caught_up(&self) {
         until("the proxy to be at the head", || {
             let head = self.api.get("/api/v1/proxies").ok()["head_revision"].as_f64();
             let applied = metric(&self.proxy, "repoint_stream_client_applied_revision");
@@ -79,12 +83,12 @@ impl Scene {
     }
 }
 
-fn ready(proxy: &Server) -> http::Response {
+pub(super) fn ready(proxy: &Server) -> http::Response {
     http::get(proxy.admin(), "localhost", "/readyz")
 }
 
 /// The value of a metric without labels.
-fn metric(proxy: &Server, name: &str) -> f64 {
+pub(super) fn metric(proxy: &Server, name: &str) -> f64 {
     let text = http::get(proxy.admin(), "localhost", "/metrics").body;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned);
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))

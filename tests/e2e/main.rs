@@ -6,6 +6,7 @@ mod support;
 mod activation;
 mod commands;
 mod failures;
+mod full_disk;
 mod grpc;
 mod handover;
 mod import;

@@ -77,7 +77,8 @@ fn invariant_9_a_long_stream_is_never_cut_while_its_pool_closes() {
     let old = story.deploy_worker("v1", &[]);
     let new = story.deploy_worker("v2", &["--env", "staging"]);
     let pid = story.pid(&old);
-    let mut stream = story.stream(150);
+    // A minute: it stands for the hours that agents think.
+    let mut stream = story.stream(600);
 
     let moved = story.closes_previous(&new);
     assert_eq!((&moved["changed"], &moved["previous"]["state"]), (&json!(true), &json!("closing")), "{moved}");
@@ -89,7 +90,7 @@ fn invariant_9_a_long_stream_is_never_cut_while_its_pool_closes() {
     while let Some(bytes) = stream.chunk().expect("the stream is never cut") {
         received.extend(bytes);
         // Looking takes its time, and the last tokens come whether they are waited for or not.
-        if events(&received) > looks * 20 && looks < 3 {
+        if events(&received) > looks * 150 && looks < 4 {
             looks += 1;
             let pool = story.pool(&old);
             assert_eq!((&pool["state"], &pool["ready"]), (&json!("closing"), &json!(1)), "{pool}");
@@ -98,7 +99,7 @@ fn invariant_9_a_long_stream_is_never_cut_while_its_pool_closes() {
             assert!(story.served("preview").contains("hello from v2"));
         }
     }
-    assert_eq!((events(&received), looks), (150, 3));
+    assert_eq!((events(&received), looks), (600, 4));
     story.until_state(&old, "idle");
     until("its replica to end", || (!runs(pid)).then_some(()));
     assert_eq!(pinned().status, 404, "proxies hold no record of it");
@@ -164,6 +165,39 @@ fn a_rollback_to_a_closing_pool_opens_it_at_once() {
     }
     assert_eq!(events(&received), 60);
     story.until_state(&old, "idle");
+}
+
+#[test]
+fn a_deadline_that_passes_while_the_control_plane_is_dead_ends_its_move() {
+    let mut story = Story::begin();
+    let serving = Replica::start("v1");
+    let current = story.deploy(&serving);
+    let bundle = folder();
+    let manifest = "project = \"support\"\n[worker]\ncommand = [\"sleep\", \"1000\"]\nready_timeout = \"3s\"\n";
+    std::fs::write(bundle.path().join("repoint.toml"), manifest).expect("a folder takes a file");
+    let path = bundle.path().to_str().expect("UTF-8");
+    let show = |story: &Story, number: u32| story.api.get(&format!("/api/v1/moves/{number}")).body["move"].clone();
+    let (number, before) = std::thread::scope(|scope| {
+        // It waits for the move, until its server is killed under it.
+        scope.spawn(|| story.server.cli(&["deploy", path, "--yes"]));
+        let waiting = until("the move to wait", || {
+            (1..9).map(|number| (number, show(&story, number))).find(|(_, shown)| shown["state"] == "waiting")
+        });
+        super::support::server::signal(story.server.pid(), "KILL");
+        waiting
+    });
+    assert_eq!(before["ended_at"], Value::Null, "{before}");
+    story.server.kill();
+    let time = |of: &Value| of.as_str().expect("a time").parse::<jiff::Timestamp>().expect("RFC 3339");
+    let deadline = time(&before["deadline"]);
+    until("the deadline to pass", || (jiff::Timestamp::now() > deadline).then_some(()));
+    story.server.start_again();
+    let ended = until("the move to end", || Some(show(&story, number)).filter(|shown| shown["state"] != "waiting"));
+    assert_eq!(ended["state"], "target_not_ready", "{ended}");
+    assert!(ended["detail"].is_string() && time(&ended["ended_at"]) > deadline, "{ended}");
+    assert_eq!(story.api.current(story.environment("preview")).as_deref(), Some(current.as_str()));
+    until("what was served to be served", || (story.get("preview").body == "v1").then_some(()));
+    assert_eq!(story.api.history(story.environment("preview")).len(), 1, "no row");
 }
 
 #[test]

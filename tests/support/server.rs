@@ -51,7 +51,14 @@ impl Server {
         Self::start_in(folder(), &["control", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0"])
     }
 
-    /// The same, with settings of a file: `[fleet]` is in no flag.
+    /// The same, with its data there.
+    pub fn control_in(data_dir: &Path) -> Self {
+        let data_dir = data_dir.to_str().expect("temporary paths are UTF-8");
+        let arguments = ["control", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0", "--data-dir", data_dir];
+        Self::start_in(folder(), &arguments)
+    }
+
+    /// The same as `control`, with settings of a file: `[fleet]` is in no flag.
     pub fn control_with_settings(settings: &str) -> Self {
         let folder = folder();
         let file = folder.path().join("settings.toml");
@@ -74,8 +81,7 @@ impl Server {
 
     /// What it has logged so far.
     pub fn log(&self) -> String {
-        let folder = self.data_dir.parent().expect("it has one");
-        std::fs::read_to_string(folder.join("stderr.log")).expect("it logs there")
+        std::fs::read_to_string(self.folder.path().join("stderr.log")).expect("it logs there")
     }
 
     /// `repoint proxy` of that control plane.
@@ -104,10 +110,11 @@ impl Server {
     }
 
     fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
-        let data_dir = folder.path().join("data");
+        let given = arguments.iter().position(|argument| *argument == "--data-dir");
+        let data_dir = given.map_or_else(|| folder.path().join("data"), |at| PathBuf::from(arguments[at + 1]));
         let data = data_dir.to_str().expect("temporary paths are UTF-8");
         let mut common = vec!["--admin", "127.0.0.1:0", "--json"];
-        if !arguments.contains(&"--data-dir") {
+        if given.is_none() {
             common.extend(["--data-dir", data]);
         }
         let command: Vec<_> = arguments.iter().chain(&common).map(|argument| (*argument).to_owned()).collect();
@@ -190,8 +197,7 @@ impl Server {
                 command[at + 1] = self.address(name).to_string();
             }
         }
-        let folder = self.data_dir.parent().expect("it has one").to_owned();
-        (self.child, self.addresses) = launch(&command, &folder);
+        (self.child, self.addresses) = launch(&command, self.folder.path());
         self.command = command;
     }
 

@@ -16,7 +16,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let body = self.body();
         let code = body.code;
-        if code == ErrorCode::Internal {
+        if matches!(code, ErrorCode::Internal | ErrorCode::StorageFull) {
             tracing::error!(error = &self as &dyn std::error::Error, "the API failed to answer");
         }
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
