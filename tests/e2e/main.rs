@@ -11,6 +11,7 @@ mod grpc;
 mod handover;
 mod import;
 mod known_good;
+mod overload;
 mod partition;
 mod promotions;
 mod readme;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics with a line number is a test that reports")]
 
+mod real_clients;
+mod slow_start;
 mod support;
 
 mod addressing;

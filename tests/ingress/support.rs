@@ -288,6 +288,11 @@ impl Replica {
         Wire::new(soon(self.listener.accept()).await.unwrap().0)
     }
 
+    /// The same, however long it takes.
+    pub async fn accept_whenever(&self) -> Wire {
+        Wire::new(self.listener.accept().await.unwrap().0)
+    }
+
     /// Whether nobody has tried to connect.
     pub async fn is_alone(&self) -> bool {
         tokio::time::timeout(Duration::from_millis(20), self.listener.accept()).await.is_err()
