@@ -10,6 +10,7 @@ mod addressing;
 mod claims;
 mod draining;
 mod errors;
+mod grpc_tonic;
 mod headers;
 mod hostile;
 mod hostile_http2;
