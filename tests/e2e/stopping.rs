@@ -71,6 +71,12 @@ fn events(bytes: &[u8]) -> usize {
     String::from_utf8_lossy(bytes).matches("data: ").count()
 }
 
+/// The number of the token in a line of a stream.
+fn token(line: &str) -> Option<u64> {
+    let event: Value = serde_json::from_str(line.strip_prefix("data: ")?).expect("an event is JSON");
+    event["token"].as_u64()
+}
+
 #[test]
 fn invariant_9_a_long_stream_is_never_cut_while_its_pool_closes() {
     let story = Story::begin();
@@ -100,6 +106,8 @@ fn invariant_9_a_long_stream_is_never_cut_while_its_pool_closes() {
         }
     }
     assert_eq!((events(&received), looks), (600, 4));
+    let tokens: Vec<_> = String::from_utf8_lossy(&received).lines().filter_map(token).collect();
+    assert!(tokens.windows(2).all(|pair| pair[1] == pair[0] + 1), "every token, in order: {tokens:?}");
     story.until_state(&old, "idle");
     until("its replica to end", || (!runs(pid)).then_some(()));
     assert_eq!(pinned().status, 404, "proxies hold no record of it");
@@ -115,10 +123,12 @@ fn max_drain_cuts_a_stream_and_the_history_counts_it() {
     let old = story.deploy_worker("v1", &[]);
     let new = story.deploy_worker("v2", &["--env", "staging"]);
     story.policy(&json!({ "max_drain_ms": 1_000 }));
+    let pid = story.pid(&old);
     let mut stream = story.stream(1_000_000);
     story.closes_previous(&new);
     story.until_state(&old, "idle");
     while let Ok(Some(_)) = stream.chunk() {}
+    until("its replica to end", || (!runs(pid)).then_some(()));
     let row = story.newest();
     assert!(row["previous_drained_at"].is_string() && row["streams_cut"] == 1, "{row}");
     let shown = story.server.cli(&["history", "preview", "--project", "support"]);
