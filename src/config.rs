@@ -18,7 +18,6 @@ use crate::ingress::trust::Network;
 use crate::ingress::watched::EnvironmentPattern;
 use crate::model::host::HostPattern;
 use crate::model::manifest::Span;
-use crate::replica_tls::{self, ReplicaTls};
 use crate::{fleet, store, worker};
 
 /// What every server command takes. A field that is set here, by flag or by
@@ -179,9 +178,6 @@ pub enum Error {
         "use the settings of [fleet]: live has to be at least \"1s\", and no longer than suspect, nor that than forget"
     )]
     Fleet,
-    /// Nobody could vouch for a replica.
-    #[error(transparent)]
-    ReplicaCa(#[from] replica_tls::Error),
     /// Not a range of ports.
     #[error("read --worker-ports {0:?}: give two ports as 20000-29999")]
     Ports(String),
@@ -368,13 +364,12 @@ impl ServerArgs {
     ///
     /// # Errors
     ///
-    /// When there is no data directory, `worker-ports` is no range, or a file of `replica-ca` is none of authorities.
+    /// When there is no data directory, or `worker-ports` is no range.
     pub fn worker(&self) -> Result<worker::Config, Error> {
         let defaults = worker::Config::new(self.data_dir()?);
         let ports = self.worker_ports()?.unwrap_or_else(|| defaults.ports.clone());
         let advertise = self.replica_advertise.unwrap_or(defaults.advertise);
-        let replica_tls = ReplicaTls::new(&self.replica_ca)?;
-        Ok(worker::Config { ports, advertise, replica_tls, ..defaults })
+        Ok(worker::Config { ports, advertise, replica_ca: self.replica_ca.clone(), ..defaults })
     }
 
     fn worker_ports(&self) -> Result<Option<std::ops::RangeInclusive<u16>>, Error> {

@@ -50,7 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("studio", &["model", "rest"]),
     ("cli", &["model", "rest", "bundle"]),
     // Each for its `Config`.
-    ("config", &["ingress", "store", "worker", "fleet", "replica_tls", "model"]),
+    ("config", &["ingress", "store", "worker", "fleet", "model"]),
     ("app", EVERYTHING),
     ("main", EVERYTHING),
     ("lib", EVERYTHING),

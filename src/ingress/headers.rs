@@ -60,8 +60,8 @@ pub(super) fn prepare<B>(
     if found.cookies > 1 && received == Version::HTTP_2 {
         join_cookies(headers);
     }
-    let added = added(headers, asked, found, connection, place);
-    (Request::from_parts(parts, body), Added { via: via(received), ..added })
+    let added = added(headers, asked, found, connection, received, place);
+    (Request::from_parts(parts, body), added)
 }
 
 /// A nonce of 16 bytes in base64 (RFC 6455 §4.1): 126 random bits, two of zero.
@@ -123,6 +123,7 @@ fn added(
     asked: &Asked,
     found: &Found,
     connection: &Connection,
+    received: Version,
     place: Option<&Place>,
 ) -> Added {
     let peer = connection.peer();
@@ -137,7 +138,7 @@ fn added(
         forwarded_for: peer.forwarded.clone(),
         forwarded_proto,
         forwarded_host,
-        via: "",
+        via: via(received),
         request_id: request_id(headers, found),
         traceparent: traceparent(headers, found, place),
     }

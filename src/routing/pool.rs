@@ -131,12 +131,6 @@ impl PoolRoute {
         counters.map_or(0, |claims| claims.in_flight_of(core))
     }
 
-    /// Running claims of every core on the endpoint at this place.
-    pub fn endpoint_in_flight_total(&self, at: usize) -> u64 {
-        let counters = self.counters.get().and_then(|counters| counters.endpoints.get(at));
-        counters.map_or(0, |claims| claims.in_flight())
-    }
-
     /// Whether it takes new requests, as of its table.
     #[inline]
     pub fn is_open(&self) -> bool {

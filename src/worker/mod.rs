@@ -35,8 +35,6 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::replica_tls::ReplicaTls;
-
 pub use supervisor::{Error, Running, Supervisor};
 
 /// How replicas are run.
@@ -60,8 +58,8 @@ pub struct Config {
     pub own_listeners: Vec<SocketAddr>,
     /// How readiness and health are found out.
     pub probe: Probe,
-    /// Whom endpoints over TLS have to prove their names to.
-    pub replica_tls: ReplicaTls,
+    /// Files of the authorities that vouch for endpoints over TLS (PEM). None: those that the system trusts.
+    pub replica_ca: Vec<PathBuf>,
     /// How soon a replica that ended is started again.
     pub restart: Restart,
     /// Names in endpoint URLs are resolved again after so long.
@@ -106,7 +104,7 @@ impl Config {
             own_listeners: Vec::new(),
             probe: Probe::default(),
             restart: Restart::default(),
-            replica_tls: ReplicaTls::default(),
+            replica_ca: Vec::new(),
             resolve_every: Duration::from_secs(30),
         }
     }

@@ -16,6 +16,7 @@ use crate::bundle::digest::Digest;
 use crate::fleet::Fleet;
 use crate::logs::LogFolder;
 use crate::model::pool::{PoolError, PoolKey};
+use crate::replica_tls::{self, ReplicaTls};
 use crate::store::{self, Store, Work, WorkWatch};
 use crate::telemetry::metrics::Metrics as Registry;
 
@@ -42,6 +43,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Nobody could vouch for an endpoint.
+    #[error(transparent)]
+    ReplicaCa(#[from] replica_tls::Error),
     /// The store failed.
     #[error("read which pools are wanted")]
     Store(#[from] store::Error),
@@ -98,7 +102,7 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// When the data directory or the store fails.
+    /// When the data directory, the store, or a file of authorities fails.
     pub async fn start(
         config: Config,
         store: Store,
@@ -113,12 +117,13 @@ impl Supervisor {
         };
         folder(&unpacked, 0o711).map_err(unusable(&unpacked))?;
         crate::bundle::unpack::sweep(&unpacked).map_err(unusable(&unpacked))?;
+        let replica_tls = ReplicaTls::new(&config.replica_ca)?;
         let (told, hears) = mpsc::unbounded_channel();
         let launcher = Launcher::new(&config, logs.clone(), told.clone()).map_err(unusable(&config.data_dir))?;
         let (stop, stopped) = watch::channel(None);
         let mut supervisor = Self {
             metrics: Metrics::register(registry),
-            prober: Prober::new(config.probe, config.replica_tls.clone(), told.clone()),
+            prober: Prober::new(config.probe, replica_tls, told.clone()),
             config,
             store,
             fleet,

@@ -272,3 +272,9 @@ fn spans_go_to_the_collector_of_the_flag_or_of_the_standard_variable() {
     let said = complaint(&check("", &["--otlp-endpoint", "https://collector:4317"]));
     assert!(said.contains("http://127.0.0.1:4317"), "{said}");
 }
+
+#[test]
+fn a_file_of_authorities_that_cannot_be_used_is_told_once() {
+    let said = complaint(&check("replica-ca = [\"/nowhere/ca.pem\"]\n", &[]));
+    assert_eq!(said.matches("/nowhere/ca.pem").count(), 1, "{said}");
+}

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use h2::Reason;
+use h2::{Reason, RecvStream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -199,21 +199,27 @@ async fn a_tunnel_over_http_2_that_is_silent_for_too_long_is_reset() {
     until(|| stage.in_flight("production", 1) == 0).await;
 }
 
-#[tokio::test]
-async fn a_client_that_resets_its_websocket_over_http_2_ends_it_whatever_the_replica_does() {
-    let replica = Replica::listen().await;
-    let stage = Stage::serving(&[&replica]);
+/// A WebSocket of a client of HTTP/2 that a replica of HTTP/1.1 has agreed to: the client's answer, its side, and the
+/// replica's.
+async fn agreed_over_http_2(stage: &Stage, replica: &Replica) -> (Response<RecvStream>, h2::SendStream<Bytes>, Wire) {
     let (sender, connection) = soon(h2::client::handshake(stage.connect().await.stream)).await.unwrap();
     tokio::spawn(connection);
     until(|| sender.is_extended_connect_protocol_enabled()).await;
     let mut sender = sender.ready().await.unwrap();
     let mut request = Request::connect("http://support-production.localhost/chat").body(()).unwrap();
     request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
-    let (answer, mut out) = sender.send_request(request, false).unwrap();
+    let (answer, out) = sender.send_request(request, false).unwrap();
     let mut upstream = replica.accept().await;
     upstream.message().await;
     upstream.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let answer = soon(answer).await.unwrap();
+    (soon(answer).await.unwrap(), out, upstream)
+}
+
+#[tokio::test]
+async fn a_client_that_resets_its_websocket_over_http_2_ends_it_whatever_the_replica_does() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let (answer, mut out, mut upstream) = agreed_over_http_2(&stage, &replica).await;
     assert_eq!((answer.status(), stage.in_flight("production", 1)), (StatusCode::OK, 1));
     out.send_reset(Reason::CANCEL);
     // The replica neither speaks nor closes.
@@ -225,17 +231,8 @@ async fn a_client_that_resets_its_websocket_over_http_2_ends_it_whatever_the_rep
 async fn a_client_over_http_2_that_ends_its_side_still_hears_the_replica() {
     let replica = Replica::listen().await;
     let stage = Stage::serving(&[&replica]);
-    let (sender, connection) = soon(h2::client::handshake(stage.connect().await.stream)).await.unwrap();
-    tokio::spawn(connection);
-    until(|| sender.is_extended_connect_protocol_enabled()).await;
-    let mut sender = sender.ready().await.unwrap();
-    let mut request = Request::connect("http://support-production.localhost/chat").body(()).unwrap();
-    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
-    let (answer, mut out) = sender.send_request(request, false).unwrap();
-    let mut upstream = replica.accept().await;
-    upstream.message().await;
-    upstream.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").await;
-    let mut body = soon(answer).await.unwrap().into_body();
+    let (answer, mut out, mut upstream) = agreed_over_http_2(&stage, &replica).await;
+    let mut body = answer.into_body();
     out.send_data(Bytes::new(), true).unwrap();
     upstream.ends().await;
     // Longer than it takes to notice a reset.

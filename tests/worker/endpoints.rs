@@ -4,7 +4,6 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use repoint::model::pool::{PoolErrorKind, PoolState};
-use repoint::replica_tls::ReplicaTls;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -109,7 +108,7 @@ async fn an_endpoint_over_tls_is_ready_once_it_proves_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, certificate + &other).unwrap();
-    let bench = Bench::start_with(|config| config.replica_tls = ReplicaTls::new(&[ca]).unwrap()).await;
+    let bench = Bench::start_with(|config| config.replica_ca = vec![ca]).await;
     let pool = bench.until_ready(bench.deploy_endpoints(&[good]).await, 1).await;
     assert!(pool.endpoints[0].secure);
     for url in [misnamed, stranger] {

@@ -54,26 +54,22 @@ pub(super) struct Minting {
 impl Authority {
     /// The one that is kept in `folder`, or a new one.
     pub(super) fn open(folder: &Path) -> Result<Self, Error> {
-        let (kept, path) = (folder.join("tls-ca.key"), certificate_path(folder));
+        let (kept, path) = (key_path(folder), certificate_path(folder));
         let failed = |what, path: &Path, error: &io::Error| unkept(path, format!("{what}: {error}"));
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)
             .map_err(|error| failed("make it", folder, &error))?;
-        let pem = match fs::read_to_string(&kept) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let authority = match kept_key(&kept)? {
+            Some(key) => key,
+            None => {
                 let pem = KeyPair::generate().map_err(|error| unkept(&kept, error.to_string()))?.serialize_pem();
                 keep(&kept, &pem).map_err(|error| failed("write it", &kept, &error))?;
                 // Whoever came first has made it.
-                fs::read_to_string(&kept).map_err(|error| failed("read it", &kept, &error))?
+                kept_key(&kept)?.ok_or_else(|| unkept(&kept, "it is gone again".to_owned()))?
             }
-            read => read.map_err(|error| failed("read it", &kept, &error))?,
         };
-        let authority = KeyPair::from_pem(&pem).map_err(|error| Error::Authority {
-            path: kept.clone(),
-            reason: format!("it holds no private key ({error})"),
-        })?;
         let params = params_of(&authority);
         let certificate = params.self_signed(&authority).map_err(|error| unkept(&path, error.to_string()))?;
         fs::write(&path, certificate.pem()).map_err(|error| failed("write it", &path, &error))?;
@@ -83,15 +79,22 @@ impl Authority {
 
     /// Whether the one that is kept in `folder`, if there is one, could be used.
     pub(super) fn check(folder: &Path) -> Result<(), Error> {
-        let kept = folder.join("tls-ca.key");
-        let reason = match fs::read_to_string(&kept).map(|pem| KeyPair::from_pem(&pem)) {
-            Ok(Ok(_)) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Ok(Err(error)) => format!("it holds no private key ({error})"),
-            Err(error) => format!("read it: {error}"),
-        };
-        Err(unkept(&kept, reason))
+        kept_key(&key_path(folder)).map(drop)
     }
+}
+
+/// The key in this file; `None` where there is no file.
+fn kept_key(path: &Path) -> Result<Option<KeyPair>, Error> {
+    let pem = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|error| unkept(path, format!("read it: {error}")))?,
+    };
+    let key = KeyPair::from_pem(&pem);
+    key.map(Some).map_err(|error| unkept(path, format!("it holds no private key ({error})")))
+}
+
+fn key_path(folder: &Path) -> PathBuf {
+    folder.join("tls-ca.key")
 }
 
 /// What clients are to trust, in this folder.

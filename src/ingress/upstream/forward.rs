@@ -210,7 +210,7 @@ fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_w
     };
     let held = other.or_else(any).map(|(at, claim)| (at, Held::new(claim, queue.clone())));
     // Two that took the last room at once both see it, and both step back.
-    let fits = |at: usize| rules.running_max == 0 || pool.endpoint_in_flight_total(at) <= rules.running_max;
+    let fits = |at: usize| rules.running_max == 0 || pool.endpoint_load(at) <= rules.running_max;
     let Some((at, held)) = held.filter(|(at, _)| fits(*at)) else {
         let is_there = |endpoint: &EndpointRoute| !endpoint.draining;
         let is_full = attempts.refused.is_none() && pool.endpoints.iter().any(is_there);

@@ -111,7 +111,7 @@ impl Upstream {
         rules: Rules,
     ) -> Option<(usize, Claim)> {
         let endpoints = &pool.endpoints;
-        let has_room = |at: usize| rules.running_max == 0 || pool.endpoint_in_flight_total(at) < rules.running_max;
+        let has_room = |at: usize| rules.running_max == 0 || pool.endpoint_load(at) < rules.running_max;
         let takes = |at: usize| !endpoints[at].draining && !avoid.contains(&endpoints[at].id) && has_room(at);
         let load = |at: usize| self.load(pool, at, core, now, rules);
         let random = |below: usize| fastrand::usize(..below);
@@ -136,7 +136,7 @@ impl Upstream {
     fn load(&self, pool: &PoolRoute, at: usize, core: usize, now: Instant, rules: Rules) -> u64 {
         let running = match rules.running_max {
             0 => pool.endpoint_in_flight(at, core),
-            _ => pool.endpoint_in_flight_total(at),
+            _ => pool.endpoint_load(at),
         };
         if rules.slow_start.is_zero() {
             return running;
