@@ -29,8 +29,8 @@ pub(super) struct Added {
     pub(super) forwarded_proto: Option<&'static str>,
     pub(super) forwarded_host: Option<HeaderValue>,
     pub(super) via: &'static str,
-    pub(super) request_id: Option<HeaderValue>,
-    pub(super) traceparent: Option<HeaderValue>,
+    pub(super) request_id: HeaderValue,
+    pub(super) traceparent: HeaderValue,
 }
 
 /// That, and who is to answer.
@@ -51,6 +51,14 @@ impl<'a> Origin<'a> {
     /// Of what was claimed.
     pub(super) fn of(claimed: &'a Claimed) -> Self {
         Self { deployment: claimed.pool.deployment_text(), environment: claimed.environment().name() }
+    }
+
+    /// Writes it as fields of HTTP/1.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        let text: &str = &self.deployment;
+        for part in ["x-deployment-id: ", text, "\r\nx-environment: ", self.environment, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// Overwrites whatever the other side said.
@@ -88,14 +96,9 @@ impl<'a> Ours<'a> {
             field(b"x-forwarded-host: ", host.as_bytes());
         }
         field(b"via: ", added.via.as_bytes());
-        if let Some(id) = &added.request_id {
-            field(b"x-request-id: ", id.as_bytes());
-        }
-        if let Some(trace) = &added.traceparent {
-            field(b"traceparent: ", trace.as_bytes());
-        }
-        field(b"x-deployment-id: ", origin.deployment.as_bytes());
-        field(b"x-environment: ", origin.environment.as_bytes());
+        field(b"x-request-id: ", added.request_id.as_bytes());
+        field(b"traceparent: ", added.traceparent.as_bytes());
+        origin.write(out);
     }
 
     /// Adds them to a map.
@@ -105,15 +108,11 @@ impl<'a> Ours<'a> {
         if let Some(proto) = added.forwarded_proto {
             fields.append(FORWARDED_PROTO, HeaderValue::from_static(proto));
         }
-        for (name, value) in [
-            (FORWARDED_HOST, &added.forwarded_host),
-            (REQUEST_ID, &added.request_id),
-            (TRACEPARENT, &added.traceparent),
-        ] {
-            if let Some(value) = value {
-                fields.append(name, value.clone());
-            }
+        if let Some(host) = &added.forwarded_host {
+            fields.append(FORWARDED_HOST, host.clone());
         }
+        fields.append(REQUEST_ID, added.request_id.clone());
+        fields.append(TRACEPARENT, added.traceparent.clone());
         fields.append(header::VIA, HeaderValue::from_static(added.via));
         origin.name(fields);
     }
@@ -141,18 +140,18 @@ mod tests {
             forwarded_proto: Some("https"),
             forwarded_host: Some(value("a.example.com")),
             via: via(Version::HTTP_2),
-            request_id: Some(value("r")),
-            traceparent: Some(value("t")),
+            request_id: value("r"),
+            traceparent: value("t"),
         };
         let few = Added {
             forwarded_proto: None,
             forwarded_host: None,
-            request_id: None,
-            traceparent: None,
+            request_id: value("r"),
+            traceparent: value("t"),
             forwarded_for: value("192.0.2.1"),
             via: via(Version::HTTP_11),
         };
-        for (added, count) in [(&all, 8), (&few, 4)] {
+        for (added, count) in [(&all, 8), (&few, 6)] {
             let (mut written, mut map) = (Vec::new(), HeaderMap::new());
             let ours = Ours::new(added, origin);
             ours.write(&mut written);

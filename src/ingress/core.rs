@@ -7,13 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 
 use crate::ingress::access_log::Writer;
 use crate::ingress::alarm::Alarms;
+use crate::ingress::buffers::Buffers;
 use crate::ingress::config::Config;
 use crate::ingress::error::Error;
 use crate::ingress::limits::{Limit, is_over};
@@ -64,6 +65,7 @@ pub(super) struct Core {
     pub(super) limits: Limits,
     pub(super) counters: Arc<Counters>,
     pub(super) upstream: Upstream,
+    pub(super) buffers: Rc<Buffers>,
     /// Of client connections.
     pub(super) alarms: Rc<Alarms>,
     pub(super) access_log: Option<RefCell<Writer>>,
@@ -77,6 +79,8 @@ pub(super) struct Core {
     pub(super) refusing: Cell<usize>,
     /// TLS handshakes that run.
     pub(super) handshaking: Cell<usize>,
+    /// The time as answers say it.
+    date: Cell<[u8; DATE_BYTES]>,
     reader: RefCell<Reader>,
 }
 
@@ -84,12 +88,13 @@ impl Core {
     /// The state of core `index`; call it on that core's thread.
     pub(super) fn new(index: usize, shared: &Arc<Shared>, counters: &Arc<Counters>) -> Rc<Self> {
         let config = &shared.config;
-        let streams = Streams::new();
+        let (streams, buffers) = (Streams::new(), Rc::<Buffers>::default());
         Rc::new(Self {
             index,
             limits: Limits { connections: Arc::clone(&shared.connections), streams: Arc::clone(&shared.streams) },
             counters: Arc::clone(counters),
-            upstream: Upstream::new(config, shared.replica_tls.clone(), Arc::clone(counters)),
+            upstream: Upstream::new(config, shared.replica_tls.clone(), Rc::clone(&buffers), Arc::clone(counters)),
+            buffers,
             alarms: Alarms::new(Instant::now()),
             access_log: shared.access_log.clone().map(RefCell::new),
             watcher: shared.watched.as_ref().map(|watched| watched.watcher(index)),
@@ -99,9 +104,20 @@ impl Core {
             streams,
             refusing: Cell::new(0),
             handshaking: Cell::new(0),
+            date: Cell::new(date(SystemTime::now())),
             reader: RefCell::new(shared.live.reader()),
             shared: Arc::clone(shared),
         })
+    }
+
+    /// The time, as of the last tick: RFC 9110 §5.6.7.
+    pub(super) fn date(&self) -> [u8; DATE_BYTES] {
+        self.date.get()
+    }
+
+    /// Once a tick: tells the time.
+    pub(super) fn tell_time(&self, now: SystemTime) {
+        self.date.set(date(now));
     }
 
     /// The settings.
@@ -143,6 +159,14 @@ impl Core {
     }
 }
 
+/// Bytes of a date.
+const DATE_BYTES: usize = 29;
+
+fn date(now: SystemTime) -> [u8; DATE_BYTES] {
+    let text = httpdate::fmt_http_date(now);
+    text.as_bytes().try_into().unwrap_or(*b"Thu, 01 Jan 1970 00:00:00 GMT")
+}
+
 /// Streams of one connection that were reset because of what the client sent. A
 /// client that has made this many mistakes is none.
 const LOCAL_RESETS_MAX: usize = 128;
@@ -151,7 +175,7 @@ const LOCAL_RESETS_MAX: usize = 128;
 /// chunk of any replica's, and what RFC 9113 §6.9.2 lets a stream have at first.
 const SEND_BUFFER: usize = 64 * 1024;
 
-fn http1(config: &Config) -> http1::Builder {
+pub(super) fn http1(config: &Config) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Our own alarms watch over heads: hyper's timer costs each request 5 %.

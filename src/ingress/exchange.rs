@@ -8,13 +8,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
-use hyper::body::{Body as _, Incoming};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use hyper::upgrade::OnUpgrade;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ingress::access_log::{Head, Line, Writer, protocol, text};
-use crate::ingress::added::{Added, REQUEST_ID, TRACEPARENT};
+use crate::ingress::added::Added;
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::error::{Code, Error};
@@ -63,21 +62,11 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// A request whose head is in.
-    pub(super) fn begin(core: &Rc<Core>, connection: &Rc<Connection>, request: &Request<Incoming>) -> Self {
+    /// A request whose head is in; `body_bytes` are announced, `u64::MAX` when it
+    /// is not said how many.
+    pub(super) fn begin(core: &Rc<Core>, connection: &Rc<Connection>, version: Version, body_bytes: u64) -> Self {
         connection.begin_request();
         core.counters.in_flight.one();
-        let place = core.spans.as_ref().and_then(|spans| spans.place(request.headers())).map(Box::new);
-        let is_recorded = place.as_ref().is_some_and(|place| place.recorded.is_some());
-        let head = (core.access_log.is_some() || is_recorded).then(|| {
-            Box::new(Head {
-                method: request.method().clone(),
-                uri: request.uri().clone(),
-                host: request.headers().get(header::HOST).cloned(),
-                traceparent: None,
-                tracestate: place.as_ref().and_then(|place| place.trace_state(request.headers())),
-            })
-        });
         Self {
             core: Rc::clone(core),
             connection: Rc::clone(connection),
@@ -90,16 +79,41 @@ impl Exchange {
             retries: 0,
             bytes_out: 0,
             tunnel_in: None,
-            version: request.version(),
-            is_grpc: request.version() == Version::HTTP_2 && is_grpc(request.headers()),
-            body_bytes: request.body().size_hint().upper().unwrap_or(u64::MAX),
+            version,
+            is_grpc: false,
+            body_bytes,
             request_id: None,
             answered: None,
             code: None,
-            head,
-            place,
+            head: None,
+            place: None,
             stream: None,
         }
+    }
+
+    /// Whether anybody wants to know what was asked, beside who serves it.
+    pub(super) fn is_described(&self) -> bool {
+        self.core.access_log.is_some() || self.core.spans.is_some()
+    }
+
+    /// Keeps of what was asked what logs and traces say of it.
+    pub(super) fn describe(&mut self, method: &Method, uri: Uri, headers: &HeaderMap) {
+        self.place = self.core.spans.as_ref().and_then(|spans| spans.place(headers)).map(Box::new);
+        let is_recorded = self.place.as_ref().is_some_and(|place| place.recorded.is_some());
+        if self.core.access_log.is_some() || is_recorded {
+            self.head = Some(Box::new(Head {
+                method: method.clone(),
+                uri,
+                host: headers.get(header::HOST).cloned(),
+                traceparent: None,
+                tracestate: self.place.as_ref().and_then(|place| place.trace_state(headers)),
+            }));
+        }
+    }
+
+    /// The client speaks gRPC, where the fields of an HTTP/2 request say so.
+    pub(super) fn note_grpc(&mut self, headers: &HeaderMap) {
+        self.is_grpc = self.is_http2() && is_grpc(headers);
     }
 
     /// Counts this request against the limit of HTTP/2 requests.
@@ -109,10 +123,10 @@ impl Exchange {
     }
 
     /// Remembers what the replica is told of this request.
-    pub(super) fn identified(&mut self, headers: &HeaderMap, added: &Added) {
-        self.request_id = added.request_id.as_ref().or_else(|| headers.get(REQUEST_ID)).cloned();
+    pub(super) fn identified(&mut self, added: &Added) {
+        self.request_id = Some(added.request_id.clone());
         if let Some(head) = &mut self.head {
-            head.traceparent = added.traceparent.as_ref().or_else(|| headers.get(TRACEPARENT)).cloned();
+            head.traceparent = Some(added.traceparent.clone());
         }
     }
 

@@ -6,7 +6,7 @@
 
 use http::header::{self, HeaderName};
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use crate::ingress::added::{Added, FORWARDED_HOST, FORWARDED_PROTO, Origin, REQUEST_ID, TRACEPARENT, via};
 use crate::ingress::downstream::Connection;
@@ -24,15 +24,13 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Makes a request fit for any replica: HTTP/1.1, origin form, without what
-/// belongs to the client's hop, with what we know of it.
-pub(super) fn prepare<B>(
-    request: Request<B>,
+/// belongs to the client's hop and without what is ours to say.
+pub(super) fn prepare(
+    mut parts: request::Parts,
     asked: &Asked,
     found: &Found,
-    connection: &Connection,
-    place: Option<&Place>,
-) -> (Request<B>, Added) {
-    let (mut parts, body) = request.into_parts();
+    is_trusted: bool,
+) -> (request::Parts, Said) {
     let received = std::mem::replace(&mut parts.version, Version::HTTP_11);
     if parts.uri.authority().is_some() || parts.uri.scheme().is_some() {
         let path = parts.uri.path_and_query().cloned();
@@ -60,8 +58,9 @@ pub(super) fn prepare<B>(
     if found.cookies > 1 && received == Version::HTTP_2 {
         join_cookies(headers);
     }
-    let added = added(headers, asked, found, connection, received, place);
-    (Request::from_parts(parts, body), added)
+    let said = Said::take(headers, found, is_trusted);
+    asked.take_out(headers);
+    (parts, said)
 }
 
 /// A nonce of 16 bytes in base64 (RFC 6455 §4.1): 126 random bits, two of zero.
@@ -117,30 +116,55 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What we are to say, and room for it: of what only we may say, nothing stays.
-fn added(
-    headers: &mut HeaderMap,
-    asked: &Asked,
-    found: &Found,
-    connection: &Connection,
-    received: Version,
-    place: Option<&Place>,
-) -> Added {
-    let peer = connection.peer();
-    strip_forged(headers, found, peer.is_trusted);
-    // What is left of these was said by a proxy that we trust.
-    let has = |name| found.forwarded && headers.contains_key(name);
-    let proto = if connection.is_secure() { "https" } else { "http" };
-    let forwarded_proto = (!has(FORWARDED_PROTO)).then_some(proto);
-    let forwarded_host = if has(FORWARDED_HOST) { None } else { asked.host() };
-    asked.take_out(headers);
-    Added {
-        forwarded_for: peer.forwarded.clone(),
-        forwarded_proto,
-        forwarded_host,
-        via: via(received),
-        request_id: request_id(headers, found),
-        traceparent: traceparent(headers, found, place),
+/// What a client, or a proxy that we trust, has said already.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) forwarded_proto: bool,
+    pub(super) forwarded_host: bool,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) traceparent: Option<HeaderValue>,
+}
+
+impl Said {
+    /// Takes it out of a request's fields, and with it what only we may say.
+    fn take(headers: &mut HeaderMap, found: &Found, is_trusted: bool) -> Self {
+        strip_forged(headers, found, is_trusted);
+        // What is left of these was said by a proxy that we trust.
+        let has = |name| found.forwarded && headers.contains_key(name);
+        let (forwarded_proto, forwarded_host) = (has(FORWARDED_PROTO), has(FORWARDED_HOST));
+        if found.trace == Given::Invalid {
+            // W3C Trace Context §3.3: without its parent, tracestate means nothing.
+            headers.remove(TRACESTATE);
+        }
+        let mut take = |name, given| {
+            let value = if given == Given::Absent { None } else { headers.remove(name) };
+            value.filter(|_| given == Given::Valid)
+        };
+        let request_id = take(REQUEST_ID, found.request_id);
+        Self { forwarded_proto, forwarded_host, request_id, traceparent: take(TRACEPARENT, found.trace) }
+    }
+
+    /// What we say then. A trace is continued by the replica itself where we report
+    /// no span of our own for it to hang on.
+    pub(super) fn added(
+        self,
+        asked: &Asked,
+        connection: &Connection,
+        received: Version,
+        place: Option<&Place>,
+    ) -> Added {
+        let proto = if connection.is_secure() { "https" } else { "http" };
+        Added {
+            forwarded_for: connection.peer().forwarded.clone(),
+            forwarded_proto: (!self.forwarded_proto).then_some(proto),
+            forwarded_host: if self.forwarded_host { None } else { asked.host() },
+            via: via(received),
+            request_id: self.request_id.unwrap_or_else(trace::new_request_id),
+            traceparent: match place {
+                Some(place) => place.traceparent.clone(),
+                None => self.traceparent.unwrap_or_else(trace::new_traceparent),
+            },
+        }
     }
 }
 
@@ -161,62 +185,31 @@ fn strip_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
     }
 }
 
-/// Ours, unless the client's will do.
-fn request_id(headers: &mut HeaderMap, found: &Found) -> Option<HeaderValue> {
-    match found.request_id {
-        // Unless its client has named it in Connection.
-        Given::Valid if headers.contains_key(REQUEST_ID) => return None,
-        Given::Valid | Given::Absent => {}
-        Given::Invalid => drop(headers.remove(REQUEST_ID)),
-    }
-    Some(trace::new_request_id())
-}
-
-/// Ours, unless the client's is passed on as it is: where we report no span of
-/// our own for others to hang on.
-fn traceparent(headers: &mut HeaderMap, found: &Found, place: Option<&Place>) -> Option<HeaderValue> {
-    if found.trace == Given::Invalid {
-        // W3C Trace Context §3.3: without its parent, tracestate means nothing.
-        headers.remove(TRACESTATE);
-    }
-    if place.is_none() && found.trace == Given::Valid && headers.contains_key(TRACEPARENT) {
-        return None;
-    }
-    if found.trace != Given::Absent {
-        headers.remove(TRACEPARENT);
-    }
-    Some(place.map_or_else(trace::new_traceparent, |place| place.traceparent.clone()))
-}
-
-/// Gives a request the `Host` that the pool of the replica wants to which it is
-/// about to go.
-pub(super) fn direct(parts: &mut request::Parts, claimed: &Claimed, endpoint: &EndpointRoute) {
-    if claimed.pool.host == HostHeader::Endpoint {
-        let own = match &endpoint.authority {
-            Some(authority) => HeaderValue::from_str(authority),
-            None => HeaderValue::from_str(&endpoint.address.to_string()),
-        };
-        if let Ok(own) = own {
-            parts.headers.insert(header::HOST, own);
-        }
-    }
+/// The `Host` that the pool of a replica wants to which a request is about to
+/// go, where it is not the client's.
+pub(super) fn host_for(claimed: &Claimed, endpoint: &EndpointRoute) -> Option<HeaderValue> {
+    let own = match (claimed.pool.host, &endpoint.authority) {
+        (HostHeader::Endpoint, Some(authority)) => HeaderValue::from_str(authority),
+        (HostHeader::Endpoint, None) => HeaderValue::from_str(&endpoint.address.to_string()),
+        _ => return None,
+    };
+    own.ok()
 }
 
 /// What agrees to an upgrade over HTTP/1.1, as an extended CONNECT is agreed to:
 /// RFC 8441 §5.
-pub(super) fn agree(parts: &mut response::Parts) {
-    parts.status = StatusCode::OK;
+pub(super) fn agree(fields: &mut HeaderMap) -> StatusCode {
     for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
-        parts.headers.remove(name);
+        fields.remove(name);
     }
+    StatusCode::OK
 }
 
-/// Makes an answer fit for the client.
-pub(super) fn answer(parts: &mut response::Parts, origin: Origin<'_>) {
-    let headers = &mut parts.headers;
+/// Makes an answer fit for the client; one that `switches` protocols says to which.
+pub(super) fn answer(headers: &mut HeaderMap, switches: bool, origin: Origin<'_>) {
     // One pass instead of a search for each of them: most answers have none.
     let has_hop = headers.keys().any(is_of_hop);
-    let upgrade = (parts.status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE));
+    let upgrade = switches.then(|| headers.remove(header::UPGRADE));
     if has_hop {
         strip_named(headers);
         for name in [KEEP_ALIVE, PROXY_CONNECTION, header::UPGRADE] {
@@ -229,7 +222,6 @@ pub(super) fn answer(parts: &mut response::Parts, origin: Origin<'_>) {
         headers.insert(header::UPGRADE, protocol);
     }
     origin.name(headers);
-    parts.version = Version::HTTP_11;
 }
 
 /// Whether it says something of this connection alone.
@@ -237,24 +229,24 @@ fn is_of_hop(name: &HeaderName) -> bool {
     [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION].contains(name)
 }
 
-/// The seconds a replica keeps an idle connection, where it says so.
-pub(super) fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(KEEP_ALIVE)?;
-    tokens(value).find_map(|token| token.strip_prefix("timeout=")?.trim().parse().ok())
+/// The seconds a replica keeps an idle connection, as `Keep-Alive` says it.
+pub(super) fn keep_alive_seconds(value: &[u8]) -> Option<u64> {
+    let tokens = std::str::from_utf8(value).ok()?.split(',').map(str::trim);
+    tokens.filter_map(|token| token.strip_prefix("timeout=")?.trim().parse().ok()).next()
 }
 
 /// What kind of answer it is: how long it may pause goes by that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Class {
+    #[default]
     Unary,
     /// Server-sent events.
     Events,
     Grpc,
 }
 
-/// The class of an answer with these fields.
-pub(super) fn class(headers: &HeaderMap) -> Class {
-    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+/// The class of an answer with this `Content-Type`.
+pub(super) fn class(kind: &[u8]) -> Class {
     let starts = |prefix: &[u8]| kind.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     if starts(b"text/event-stream") {
         Class::Events
@@ -267,6 +259,8 @@ pub(super) fn class(headers: &HeaderMap) -> Class {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
     use crate::ingress::config::Config;
     use crate::ingress::fuzz::fuzz;
@@ -340,11 +334,10 @@ mod tests {
 
     #[test]
     fn a_replica_may_say_how_long_it_keeps_connections() {
-        let seconds = |value| keep_alive_seconds(&headers(&[("keep-alive", value)]));
+        let seconds = |value: &str| keep_alive_seconds(value.as_bytes());
         assert_eq!(seconds("timeout=5, max=100"), Some(5));
         assert_eq!(seconds("max=100, timeout=75"), Some(75));
         assert_eq!((seconds("timeout=soon"), seconds("")), (None, None));
-        assert_eq!(keep_alive_seconds(&HeaderMap::new()), None);
     }
 
     #[test]
@@ -358,7 +351,7 @@ mod tests {
             ("", Class::Unary),
         ];
         for (kind, expected) in cases {
-            assert_eq!(class(&headers(&[("content-type", kind)])), expected, "{kind}");
+            assert_eq!(class(kind.as_bytes()), expected, "{kind}");
         }
     }
 

@@ -19,14 +19,15 @@ use crate::routing::address::Address;
 /// nowhere yet may resolve again.
 #[derive(Debug)]
 pub(super) struct Asked {
-    authority: Host,
-    pin: Option<HeaderValue>,
-    project: Option<HeaderValue>,
-    environment: Option<HeaderValue>,
+    pub(super) authority: Host,
+    pub(super) pin: Option<HeaderValue>,
+    pub(super) project: Option<HeaderValue>,
+    pub(super) environment: Option<HeaderValue>,
 }
 
+/// Where the host was said.
 #[derive(Debug)]
-enum Host {
+pub(super) enum Host {
     Header(HeaderValue),
     Authority(Authority),
     /// HTTP/1.0 without one.
@@ -280,9 +281,12 @@ fn authority<B>(request: &Request<B>, host: Option<HeaderValue>) -> Result<Host,
         Host::Authority(authority) => authority.as_str().as_bytes(),
         Host::None => b"",
     };
-    // RFC 3986 §3.2.2, without user information.
-    let is_host = |b: &u8| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(b);
-    if bytes.iter().all(is_host) { Ok(found) } else { Err(Error::BadRequest("Host is not a host")) }
+    if is_host(bytes) { Ok(found) } else { Err(Error::BadRequest("Host is not a host")) }
+}
+
+/// RFC 3986 §3.2.2, without user information.
+pub(super) fn is_host(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte))
 }
 
 #[cfg(test)]

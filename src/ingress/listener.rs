@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, join_all, select};
@@ -85,6 +85,7 @@ async fn sweep(core: Rc<Core>) {
     loop {
         ticks.tick().await;
         let now = Instant::now();
+        core.tell_time(SystemTime::now());
         core.alarms.sweep(now);
         core.streams.sweep(now);
         core.upstream.sweep(now);

@@ -23,6 +23,8 @@ mod trace;
 mod span;
 mod exchange;
 mod request_body;
+mod source;
+mod outbound;
 mod expect;
 mod upstream;
 mod body;
@@ -35,6 +37,7 @@ mod streams;
 mod fuzz;
 mod access_log;
 mod added;
+mod buffers;
 mod metrics;
 
 use std::io;

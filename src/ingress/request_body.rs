@@ -8,7 +8,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -16,10 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::ingress::expect::Gate;
+use crate::ingress::source::{Ended, Source};
 
 /// Bytes of a body kept to send it again. Enough for prompts; whoever sends
 /// more is told of the failure instead.
@@ -109,10 +108,10 @@ pub(super) enum Cut {
     TooLarge,
     /// The client went away.
     #[error("read the client's request body")]
-    ClientGone(#[source] hyper::Error),
+    ClientGone(#[source] Ended),
     /// Its framing makes no sense.
     #[error("find the end of the client's request body")]
-    Malformed(#[source] hyper::Error),
+    Malformed(#[source] Ended),
     /// Nothing more of it came for too long.
     #[error("get more of the client's request body in time")]
     Stalled,
@@ -125,7 +124,7 @@ struct Inner {
     /// Frames to be sent again, before what still comes.
     again: VecDeque<Bytes>,
     /// What still comes; `None` once all of it was taken.
-    incoming: Option<Incoming>,
+    source: Option<Source>,
     ledger: Rc<Ledger>,
     /// 0: no limit.
     limit: u64,
@@ -140,10 +139,10 @@ impl RequestBody {
     }
 
     /// A body that ends with an error past `limit` bytes; 0 means no limit.
-    pub(super) fn new(incoming: Incoming, ledger: Rc<Ledger>, limit: u64, gate: Option<Gate>) -> Self {
+    pub(super) fn new(source: Source, ledger: Rc<Ledger>, limit: u64, gate: Option<Gate>) -> Self {
         ledger.held_back.set(gate.is_some());
-        let (again, incoming) = (VecDeque::new(), Some(incoming));
-        Self(Some(Box::new(Inner { again, incoming, ledger, limit, gate, patience: None })))
+        let (again, source) = (VecDeque::new(), Some(source));
+        Self(Some(Box::new(Inner { again, source, ledger, limit, gate, patience: None })))
     }
 
     /// It also ends with an error when nothing of it comes for so long before an
@@ -193,8 +192,8 @@ impl Inner {
         if let Some(data) = self.again.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *source).poll_frame(cx) else {
             let patience = self.patience.as_mut().filter(|_| !self.ledger.answered.get());
             let Some(patience) = patience else { return Poll::Pending };
             return patience.poll_over(cx).map(|()| {
@@ -205,19 +204,19 @@ impl Inner {
         if let Some(patience) = &mut self.patience {
             patience.since = None;
         }
-        let is_last = frame.is_none() || incoming.is_end_stream();
+        let is_last = frame.is_none() || source.is_end_stream();
         let passed = frame.map(|frame| self.check(frame)).transpose();
         if is_last && passed.is_ok() {
-            self.incoming = None;
+            self.source = None;
             self.ledger.state.set(State::Done);
         }
         Poll::Ready(passed.transpose())
     }
 
-    fn check(&self, frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Frame<Bytes>, Cut> {
+    fn check(&self, frame: Result<Frame<Bytes>, Ended>) -> Result<Frame<Bytes>, Cut> {
         let ledger = &self.ledger;
         let frame = frame.map_err(|error| {
-            let malformed = is_malformed(&error);
+            let malformed = error.is_malformed();
             ledger.state.set(if malformed { State::Malformed } else { State::ClientGone });
             if malformed { Cut::Malformed(error) } else { Cut::ClientGone(error) }
         })?;
@@ -264,13 +263,6 @@ impl Patience {
     }
 }
 
-/// Whether what came is no body, rather than half of one. hyper says so by the
-/// kind of the I/O error its decoder makes.
-fn is_malformed(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
-}
-
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Cut;
@@ -280,15 +272,15 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_end = |inner: &Inner| inner.again.is_empty() && inner.incoming.as_ref().is_none_or(Body::is_end_stream);
+        let is_end = |inner: &Inner| inner.again.is_empty() && inner.source.as_ref().is_none_or(Body::is_end_stream);
         self.0.as_deref().is_none_or(is_end)
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(inner) = &self.0 else { return SizeHint::with_exact(0) };
         let again: u64 = inner.again.iter().map(|data| data.len() as u64).sum();
-        let Some(incoming) = &inner.incoming else { return SizeHint::with_exact(again) };
-        let rest = incoming.size_hint();
+        let Some(source) = &inner.source else { return SizeHint::with_exact(again) };
+        let rest = source.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + again);
         if let Some(upper) = rest.upper() {

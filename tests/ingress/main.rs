@@ -36,4 +36,5 @@ mod tls_reload;
 mod traces;
 mod upgrades;
 mod upstream;
+mod usual;
 mod websockets_http2;

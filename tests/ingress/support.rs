@@ -368,21 +368,26 @@ impl Wire {
 
     /// Reads a head, up to its empty line. `None` at the end of the connection.
     pub async fn next_head(&mut self) -> Option<Message> {
-        let end = loop {
-            if let Some(end) = find(&self.read, b"\r\n\r\n") {
-                break end;
-            }
-            if !self.more().await {
-                assert!(self.read.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.read));
-                return None;
-            }
-        };
-        let text = self.take(end + 4);
+        if self.read.is_empty() && !self.more().await {
+            return None;
+        }
+        let text = self.raw_head().await;
         let mut lines = text.trim_end().split("\r\n");
         let line = lines.next().unwrap().to_owned();
         let headers = lines.map(|line| line.split_once(':').unwrap());
         let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
         Some(Message { line, headers, body: String::new() })
+    }
+
+    /// Reads a head as it is written.
+    pub async fn raw_head(&mut self) -> String {
+        let end = loop {
+            if let Some(end) = find(&self.read, b"\r\n\r\n") {
+                break end;
+            }
+            assert!(self.more().await, "half a head: {:?}", String::from_utf8_lossy(&self.read));
+        };
+        self.take(end + 4)
     }
 
     /// Reads a head that must come.

@@ -6,6 +6,7 @@
 //! tunnel. Knows nothing of where requests go: that is `proxy`'s.
 
 mod handshake;
+pub(super) mod http1;
 pub(super) mod io;
 mod proxied;
 pub(super) mod serve;

@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
 use crate::ingress::downstream::handshake::handshake;
+use crate::ingress::downstream::http1::client::Client;
+use crate::ingress::downstream::http1::{self, End};
 use crate::ingress::downstream::io::{ClientIo, Stream};
 use crate::ingress::downstream::proxied;
 use crate::ingress::proxy;
@@ -52,10 +54,7 @@ pub(in crate::ingress) async fn connection(
     };
     let Some((protocol, early)) = tell(&connection, &mut stream).await else { return part(&mut stream) };
     match protocol {
-        Protocol::Http1 => {
-            let _released = Released(&connection);
-            http1(&core, &connection, stream, early).await;
-        }
+        Protocol::Http1 => http1(&core, &connection, stream, early).await,
         Protocol::Http2 => http2(&core, &connection, stream, early).await,
     }
 }
@@ -95,7 +94,39 @@ async fn tell(connection: &Connection, stream: &mut Stream) -> Option<(Protocol,
     }
 }
 
+/// Reads requests ourselves for as long as they are usual ones; then hyper does.
 async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
+    let io = ClientIo::new(stream, Bytes::new(), Some(Rc::clone(connection)));
+    let client = Client::new(io, early, &core.buffers);
+    let ended = {
+        let mut usual = pin!(http1::serve(core, connection, &client));
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(end) = usual.as_mut().poll(cx) {
+                return Poll::Ready(Some(end));
+            }
+            if connection.is_told_to_end(cx) {
+                return Poll::Ready(None);
+            }
+            // The answer that runs says that it is the last.
+            let is_over = connection.should_close() && connection.is_idle() && !client.has_more();
+            if is_over { Poll::Ready(Some(End::Over)) } else { Poll::Pending }
+        });
+        ended.await
+    };
+    let Some((mut stream, rest)) = client.take() else { return };
+    match ended {
+        // Boxed: few need it, and all would have to have room for it.
+        Some(End::Unusual) => Box::pin(by_hyper(core, connection, stream, rest)).await,
+        Some(End::Over) if connection.lingers.get() => linger(&mut stream).await,
+        Some(End::Over) => part(&mut stream),
+        // An answer that is cut short must not look whole.
+        None if !connection.is_busy() => part(&mut stream),
+        None | Some(End::Cut) => {}
+    }
+}
+
+async fn by_hyper(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
+    let _released = Released(connection);
     let service = service_fn(|request: Request<Incoming>| {
         let (core, connection) = (Rc::clone(core), Rc::clone(connection));
         async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use http::request::Parts;
 
 use crate::ingress::added::{Added, Origin, Ours};
 use crate::ingress::error::Error;
 use crate::ingress::exchange::Exchange;
 use crate::ingress::headers;
 use crate::ingress::identify::Asked;
+use crate::ingress::outbound::Outbound;
 use crate::ingress::request_body::{RequestBody, State};
 use crate::ingress::upstream::Rules;
 use crate::ingress::upstream::http1::Malformed;
@@ -29,9 +29,9 @@ use crate::model::manifest::Protocol;
 use crate::routing::pool::EndpointRoute;
 
 /// How a request is to be sent.
-pub(in crate::ingress) struct Sending {
+pub(in crate::ingress) struct Sending<'a> {
     /// What we say of it.
-    pub(in crate::ingress) added: Added,
+    pub(in crate::ingress) added: &'a Added,
     /// Doing it twice is doing it once.
     pub(in crate::ingress) repeatable: bool,
     /// The deployment says so for requests on reused connections.
@@ -94,21 +94,21 @@ enum How {
 pub(in crate::ingress) async fn forward(
     exchange: &mut Exchange,
     asked: &Asked,
-    sending: &Sending,
-    parts: &mut Parts,
+    sending: &Sending<'_>,
+    outbound: &mut Outbound,
     mut body: RequestBody,
 ) -> Result<Sent, Error> {
     exchange.core.upstream.budget.borrow_mut().request(exchange.started);
     let mut attempts = Attempts::default();
     loop {
         attempts.made += 1;
-        let chosen = match choose(exchange, &attempts, parts, false) {
+        let chosen = match choose(exchange, &attempts, outbound, false) {
             Choice::To(chosen) => Some(chosen),
             Choice::Nowhere => None,
             // Boxed, as all that is rare.
-            Choice::Full(queue) => Box::pin(wait(exchange, asked, &attempts, parts, queue)).await?,
+            Choice::Full(queue) => Box::pin(wait(exchange, asked, &attempts, outbound, queue)).await?,
         };
-        match attempt(exchange, sending, &mut attempts, parts, &mut body, chosen).await {
+        match attempt(exchange, sending, &mut attempts, outbound, &mut body, chosen).await {
             Ok(sent) => {
                 if let Some(ledger) = &exchange.ledger {
                     ledger.settle();
@@ -122,9 +122,9 @@ pub(in crate::ingress) async fn forward(
 
 async fn attempt(
     exchange: &mut Exchange,
-    sending: &Sending,
+    sending: &Sending<'_>,
     attempts: &mut Attempts,
-    parts: &mut Parts,
+    outbound: &mut Outbound,
     body: &mut RequestBody,
     chosen: Option<Chosen>,
 ) -> Result<Sent, Box<Failure>> {
@@ -147,8 +147,8 @@ async fn attempt(
         },
     };
     let reused = lease.reused;
-    let ours = Ours::new(&sending.added, Origin::of(claimed));
-    let broken = match lease.exchange(parts, ours, body, sending.response_start).await {
+    let ours = Ours::new(sending.added, Origin::of(claimed));
+    let broken = match lease.exchange(outbound, ours, body, sending.response_start).await {
         // RFC 9110 §15.2.2: 101 answers a request to switch, and no other.
         Ok(StatusCode::SWITCHING_PROTOCOLS) if !sending.upgrade => {
             Broken::Malformed(Malformed("101 without being asked to switch"))
@@ -190,7 +190,7 @@ enum Choice {
 
 /// Chooses an endpoint, takes the claim on it, and addresses the request to it.
 /// Whoever has not waited waits behind those who do.
-fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_waited: bool) -> Choice {
+fn choose(exchange: &mut Exchange, attempts: &Attempts, outbound: &mut Outbound, has_waited: bool) -> Choice {
     let now = if attempts.made == 1 && !has_waited { exchange.started } else { Instant::now() };
     let core = &exchange.core;
     let Some(claimed) = exchange.claimed.as_ref() else { return Choice::Nowhere };
@@ -217,7 +217,9 @@ fn choose(exchange: &mut Exchange, attempts: &Attempts, parts: &mut Parts, has_w
         return queue.filter(|_| is_full).map_or(Choice::Nowhere, Choice::Full);
     };
     let endpoint = &pool.endpoints[at];
-    headers::direct(parts, claimed, endpoint);
+    if let Some(host) = headers::host_for(claimed, endpoint) {
+        outbound.direct(host);
+    }
     let chosen = Chosen { id: endpoint.id, peer: Peer::of(endpoint), protocol: pool.protocol, now };
     exchange.endpoint = Some(held);
     exchange.upstream = Some(chosen.peer.address);
@@ -230,7 +232,7 @@ async fn wait(
     exchange: &mut Exchange,
     asked: &Asked,
     attempts: &Attempts,
-    parts: &mut Parts,
+    outbound: &mut Outbound,
     queue: Arc<Queue>,
 ) -> Result<Option<Chosen>, Error> {
     let Some(claimed) = &exchange.claimed else { return Ok(None) };
@@ -241,7 +243,7 @@ async fn wait(
     exchange.endpoint = None;
     loop {
         if ticket.is_first() {
-            match choose(exchange, attempts, parts, true) {
+            match choose(exchange, attempts, outbound, true) {
                 Choice::To(chosen) => return Ok(Some(chosen)),
                 Choice::Nowhere => return Ok(None),
                 Choice::Full(_) => {}
@@ -267,7 +269,7 @@ async fn wait(
 }
 
 /// What an attempt's end means.
-fn why(exchange: &Exchange, sending: &Sending, broken: Broken) -> Error {
+fn why(exchange: &Exchange, sending: &Sending<'_>, broken: Broken) -> Error {
     match exchange.ledger.as_ref().map(|ledger| ledger.state()) {
         Some(State::TooLarge) => return Error::RequestTooLarge(sending.body_max),
         Some(State::ClientGone) => return Error::ClientGone,
@@ -291,7 +293,7 @@ impl Attempts {
         &mut self,
         exchange: &mut Exchange,
         asked: &Asked,
-        sending: &Sending,
+        sending: &Sending<'_>,
         failure: Failure,
         body: &mut RequestBody,
     ) -> Result<(), Error> {

@@ -4,24 +4,25 @@
 //! connection. While a request waits for its answer the link writes and reads in
 //! turn; after an answer has begun too early, a task of its own sends the rest.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::request::Parts;
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::Frame;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf, ReadHalf};
+use tokio::io::{AsyncRead, ReadBuf, ReadHalf};
 use tokio::task::JoinHandle;
 
 use crate::ingress::added::Ours;
 use crate::ingress::alarm::Alarm;
+use crate::ingress::buffers::{Buffers, READ_BYTES_MAX, READ_BYTES_MIN};
+use crate::ingress::outbound::Outbound;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upstream::connection::Connection;
 use crate::ingress::upstream::http1::Malformed;
@@ -48,21 +49,6 @@ pub(super) struct Link {
     /// Whether the replica lets it be used again.
     keeps: bool,
 }
-
-/// Buffers that the links of one core take turns with.
-#[derive(Default)]
-pub(super) struct Buffers {
-    read: RefCell<BytesMut>,
-    head: RefCell<Vec<u8>>,
-}
-
-/// Bytes read at once at most, and what a buffer holds: a large answer fills it,
-/// a few dozen small ones share it.
-const READ_BYTES_MAX: usize = 64 * 1024;
-/// What there must be room for before a read.
-const READ_BYTES_MIN: usize = 8 * 1024;
-/// A head larger than this leaves its buffer behind.
-const HEAD_BUFFER_MAX: usize = 64 * 1024;
 
 enum Io {
     Whole(Connection),
@@ -156,12 +142,12 @@ impl Link {
     /// request is written: a slow upload is the client's doing.
     pub(super) async fn exchange(
         &mut self,
-        parts: &mut Parts,
+        outbound: &mut Outbound,
         ours: Ours<'_>,
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
-        let mut out = Outgoing::new(parts, ours, body, self.buffers.take_head());
+        let mut out = Outgoing::request(outbound, ours, body, self.buffers.take());
         let mut reader = Reader::default();
         let mut refused = None;
         self.is_sent = false;
@@ -173,7 +159,7 @@ impl Link {
                 {
                     refused = error;
                 }
-                match ready!(self.poll_head(cx, &mut reader, parts)) {
+                match ready!(self.poll_head(cx, &mut reader, outbound)) {
                     Ok(head) if head.is_interim() => {
                         if head.status == StatusCode::CONTINUE {
                             body.ask();
@@ -190,7 +176,7 @@ impl Link {
         });
         let head = head.await?;
         if self.is_sent {
-            self.buffers.give_head(out.into_buffer());
+            self.buffers.give(out.into_buffer());
         } else if refused.is_none() {
             self.send_rest(out, std::mem::replace(body, RequestBody::empty()));
         }
@@ -239,11 +225,11 @@ impl Link {
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut Reader,
-        parts: &mut Parts,
+        outbound: &mut Outbound,
     ) -> Poll<Result<Head, Broken>> {
-        let to_head = parts.method == Method::HEAD;
+        let to_head = *outbound.method() == Method::HEAD;
         loop {
-            if let Some(head) = reader.read(&mut self.rest, to_head, &mut parts.headers).map_err(Broken::Malformed)? {
+            if let Some(head) = reader.read(&mut self.rest, to_head, outbound.answer()).map_err(Broken::Malformed)? {
                 return Poll::Ready(Ok(head));
             }
             if !ready!(self.poll_fill(cx, READ_BYTES_MIN))? {
@@ -284,15 +270,11 @@ impl Link {
 
     /// Reads more; `false` at the end of the connection.
     fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<bool, Broken>> {
-        let mut buffer = self.buffers.read.borrow_mut();
-        if buffer.capacity() < room {
-            // Uses the same memory again where nobody holds on to a piece of it.
-            buffer.reserve(READ_BYTES_MAX);
-        }
-        let Poll::Ready(read) = pin!(self.io.read_buf(&mut *buffer)).poll(cx) else {
+        let Poll::Ready(read) = self.buffers.poll_read(cx, &mut self.io, room) else {
             return self.poll_overdue(cx).map(|()| Err(Broken::Overdue));
         };
-        if let (Io::Reading { sending, .. }, Ok(0) | Err(_)) = (&self.io, &read)
+        if let Io::Reading { sending, .. } = &self.io
+            && read.as_ref().map_or(true, Bytes::is_empty)
             && sending.cut.get()
         {
             // We closed it: what came so far is not the whole of an answer that ends with its connection.
@@ -300,8 +282,8 @@ impl Link {
         }
         let read = read.map_err(|error| Broken::Closed(Some(error)))?;
         // Never empty here: what was read before has been used up.
-        self.rest = buffer.split().freeze();
-        Poll::Ready(Ok(read > 0))
+        self.rest = read;
+        Poll::Ready(Ok(!self.rest.is_empty()))
     }
 
     /// The answer has begun and the request has not ended: both go on, whichever
@@ -355,18 +337,6 @@ impl AsyncRead for Io {
             Self::Whole(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Reading { stream, .. } => Pin::new(stream).poll_read(cx, into),
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
-    }
-}
-
-impl Buffers {
-    fn take_head(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.head.borrow_mut())
-    }
-
-    fn give_head(&self, buffer: Vec<u8>) {
-        if buffer.capacity() <= HEAD_BUFFER_MAX {
-            *self.head.borrow_mut() = buffer;
         }
     }
 }

@@ -26,12 +26,13 @@ use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use crate::ingress::alarm::Alarms;
+use crate::ingress::buffers::Buffers;
 use crate::ingress::config::Config;
 use crate::ingress::metrics::Counters;
 use crate::ingress::upstream::budget::Budget;
 use crate::ingress::upstream::health::Health;
 use crate::ingress::upstream::http2::session::Session;
-use crate::ingress::upstream::link::{Buffers, Link};
+use crate::ingress::upstream::link::Link;
 use crate::ingress::upstream::peer::Peer;
 use crate::model::id::EndpointId;
 use crate::replica_tls::ReplicaTls;
@@ -81,7 +82,7 @@ struct Replica {
 
 impl Upstream {
     /// Nothing known yet.
-    pub(super) fn new(config: &Config, tls: ReplicaTls, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(config: &Config, tls: ReplicaTls, buffers: Rc<Buffers>, counters: Arc<Counters>) -> Self {
         let now = Instant::now();
         Self {
             replicas: RefCell::default(),
@@ -89,7 +90,7 @@ impl Upstream {
             budget: RefCell::new(Budget::new(now)),
             seen: RefCell::default(),
             alarms: Alarms::new(now),
-            buffers: Rc::default(),
+            buffers,
             tls,
             counters,
             idle_timeout: config.upstream_idle_timeout.duration(),

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::request::Parts;
 use http_body::Frame;
 use tokio::sync::Notify;
 
 use crate::ingress::added::Ours;
 use crate::ingress::exchange::Exchange;
+use crate::ingress::outbound::Outbound;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upgrade::Tunnel;
 use crate::ingress::upstream::Upstream;
@@ -177,19 +177,19 @@ impl Drop for Opening<'_> {
 }
 
 impl Lease {
-    /// Sends a request and reads the head of its answer: the fields in `parts`
-    /// are the answer's then.
+    /// Sends a request and reads the head of its answer, which `outbound` holds
+    /// then.
     pub(super) async fn exchange(
         &mut self,
-        parts: &mut Parts,
+        outbound: &mut Outbound,
         ours: Ours<'_>,
         body: &mut RequestBody,
         patience: Option<Duration>,
     ) -> Result<StatusCode, Broken> {
         match &mut self.held {
-            Held::Http1(link) => link.exchange(parts, ours, body, patience).await,
+            Held::Http1(link) => link.exchange(outbound, ours, body, patience).await,
             // Boxed, so that a request over HTTP/1.1 is no larger for it.
-            Held::Http2(stream) => Box::pin(stream.exchange(parts, ours, body, patience)).await,
+            Held::Http2(stream) => Box::pin(stream.exchange(outbound.map(), ours, body, patience)).await,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::ingress::upstream::http1::chunks::Chunks;
 
 /// How a body is told from what follows it, and how far we are in it.
 #[derive(Debug)]
-pub(in crate::ingress::upstream) enum Body {
+pub(in crate::ingress) enum Body {
     /// So many bytes are left.
     Length(u64),
     /// Chunks.
@@ -19,7 +19,7 @@ pub(in crate::ingress::upstream) enum Body {
 
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::ingress::upstream) enum Step {
+pub(in crate::ingress) enum Step {
     /// Bytes of the body.
     Data(Bytes),
     /// Trailers; nothing follows.
@@ -32,11 +32,11 @@ pub(in crate::ingress::upstream) enum Step {
 
 impl Body {
     /// No body.
-    pub(in crate::ingress::upstream) const EMPTY: Self = Self::Length(0);
+    pub(in crate::ingress) const EMPTY: Self = Self::Length(0);
 
     /// Takes the next step out of `bytes`; what is left in there behind the end
     /// does not belong to this answer.
-    pub(in crate::ingress::upstream) fn step(&mut self, bytes: &mut Bytes) -> Result<Step, Malformed> {
+    pub(in crate::ingress) fn step(&mut self, bytes: &mut Bytes) -> Result<Step, Malformed> {
         match self {
             Self::Length(0) => Ok(Step::End),
             Self::Chunked(chunks) => chunks.step(bytes),
@@ -51,7 +51,7 @@ impl Body {
     }
 
     /// Whether the end has been seen.
-    pub(in crate::ingress::upstream) fn is_end(&self) -> bool {
+    pub(in crate::ingress) fn is_end(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunks) => chunks.is_done(),
@@ -60,7 +60,7 @@ impl Body {
     }
 
     /// Bytes still to come, where that is known.
-    pub(in crate::ingress::upstream) fn left(&self) -> Option<u64> {
+    pub(in crate::ingress) fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             Self::Chunked(_) | Self::UntilClose => None,
@@ -200,6 +200,8 @@ mod tests {
             " 5\r\nhello\r\n",
             "+5\r\nhello\r\n",
             "0x5\r\nhello\r\n",
+            "5 y\r\nhello\r\n",
+            "0 y\r\n\r\n",
             "5\nhello\r\n",
             "5;a\nhello\r\n",
             "5\r\nhello!\r\n",

@@ -12,7 +12,7 @@ use crate::ingress::upstream::http1::{FIELDS_MAX, HEAD_BYTES_MAX, Malformed};
 
 /// Where in a chunked body we are.
 #[derive(Default, Debug)]
-pub(in crate::ingress::upstream) struct Chunks {
+pub(in crate::ingress) struct Chunks {
     state: State,
     /// Of the chunk: its size so far, then what is left of it.
     left: u64,
@@ -28,7 +28,9 @@ enum State {
     #[default]
     Start,
     Size,
-    /// Blanks or an extension behind the size.
+    /// Blanks behind the size.
+    Blank,
+    /// What follows a semicolon there.
     Extension,
     SizeLf,
     Data,
@@ -77,16 +79,11 @@ impl Chunks {
                 self.left = size + u64::from(digit.unwrap_or(0));
                 Ok(State::Size)
             }
-            (State::Size | State::Extension, b'\r') => Ok(State::SizeLf),
-            (State::Size, b';' | b' ' | b'\t') => Ok(State::Extension),
+            (State::Size | State::Blank | State::Extension, b'\r') => Ok(State::SizeLf),
+            (State::Size | State::Blank, b';') => Ok(State::Extension),
+            (State::Size | State::Blank, b' ' | b'\t') => self.ignored(State::Blank),
             (State::Extension, b'\n') => Err(Malformed("a line break within a chunk's extension")),
-            (State::Extension, _) => {
-                self.extension_bytes += 1;
-                if self.extension_bytes > EXTENSION_BYTES_MAX {
-                    return Err(Malformed("chunk extensions of more than 16 KiB"));
-                }
-                Ok(State::Extension)
-            }
+            (State::Extension, _) => self.ignored(State::Extension),
             (State::SizeLf, b'\n') if self.left == 0 => Ok(State::Trailers),
             (State::SizeLf, b'\n') => Ok(State::Data),
             (State::DataCr, b'\r') => Ok(State::DataLf),
@@ -94,6 +91,14 @@ impl Chunks {
             (State::DataCr | State::DataLf, _) => Err(Malformed("a chunk is longer than its size")),
             _ => Err(Malformed("a chunk's size is not a hexadecimal number")),
         }
+    }
+
+    fn ignored(&mut self, state: State) -> Result<State, Malformed> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > EXTENSION_BYTES_MAX {
+            return Err(Malformed("chunk extensions of more than 16 KiB"));
+        }
+        Ok(state)
     }
 
     /// Collects the trailer section; nearly always it is the empty line alone.

@@ -7,11 +7,13 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use httparse::{ParserConfig, Status};
+use httparse::{Header, ParserConfig, Status};
 
-use crate::ingress::headers;
+use crate::ingress::headers::{self, Class};
+use crate::ingress::outbound::{AnswerLines, Fields};
 use crate::ingress::upstream::http1::body::Body;
 use crate::ingress::upstream::http1::chunks::Chunks;
+use crate::ingress::upstream::http1::lines::{copy_lines, has_bare_lf, named};
 use crate::ingress::upstream::http1::request::agreed;
 use crate::ingress::upstream::http1::{FIELDS_MAX, HEAD_BYTES_MAX, Malformed};
 
@@ -49,7 +51,7 @@ impl Reader {
         &mut self,
         bytes: &mut Bytes,
         to_head: bool,
-        fields: &mut HeaderMap,
+        fields: Fields<'_>,
     ) -> Result<Option<Head>, Malformed> {
         if bytes.is_empty() {
             return Ok(None);
@@ -103,7 +105,7 @@ impl Head {
     }
 }
 
-fn parse(bytes: &Bytes, to_head: bool, fields: &mut HeaderMap) -> Result<Option<(usize, Head)>, Malformed> {
+fn parse(bytes: &Bytes, to_head: bool, fields: Fields<'_>) -> Result<Option<(usize, Head)>, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut answer = httparse::Response::new(&mut []);
     let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, bytes, &mut slots);
@@ -121,82 +123,151 @@ fn parse(bytes: &Bytes, to_head: bool, fields: &mut HeaderMap) -> Result<Option<
     if interim.is_interim() {
         return Ok(Some((read, interim)));
     }
-    fields.clear();
-    fields.reserve(answer.headers.len() + FIELDS_ADDED);
     let mut notes = Notes { http_1_0: answer.version == Some(0), ..Notes::default() };
     for field in answer.headers.iter() {
-        const BAD: Malformed = Malformed("a field of the answer's head has no valid name or value");
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
-        // Shares the bytes that were read.
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| BAD)?;
-        if notes.note(&name, &value)? {
-            fields.append(name, value);
-        }
+        notes.note(Kind::of(field.name.as_bytes()), field.value)?;
     }
-    Ok(Some((read, notes.head(status, to_head, fields)?)))
-}
-
-/// RFC 9112 §2.2 lets a reader take LF alone for the end of a line. Where one does
-/// and the next does not, a value becomes a field, so nobody gets to.
-fn has_bare_lf(head: &[u8]) -> bool {
-    // Without a branch, so that it is done for many bytes at a time.
-    let pairs = head.iter().zip(head.iter().skip(1));
-    pairs.fold(false, |found, (before, byte)| found | ((*byte == b'\n') & (*before != b'\r')))
+    match fields {
+        Fields::Map(map) => notes.fill(map, answer.headers, bytes)?,
+        Fields::Lines(lines) => notes.copy(lines, status, answer.headers, &bytes[..read]),
+    }
+    Ok(Some((read, notes.head(status, to_head)?)))
 }
 
 /// What we add to an answer, so that the map does not grow then.
 const FIELDS_ADDED: usize = 4;
+/// Bytes that we add to an answer, and of its body those that are sent with them.
+const BYTES_ADDED: usize = 1_700;
+
+/// What we do with a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Length,
+    Coding,
+    Connection,
+    KeepAlive,
+    /// Another of this hop.
+    Hop,
+    /// One that only we may say.
+    Ours,
+    Date,
+    Type,
+    Other,
+}
+
+impl Kind {
+    fn of(name: &[u8]) -> Self {
+        let (known, kind): (&[u8], _) = match (name.len(), name.first().map(u8::to_ascii_lowercase)) {
+            (4, Some(b'd')) => (b"date", Self::Date),
+            (7, Some(b'u')) => (b"upgrade", Self::Hop),
+            (10, Some(b'c')) => (b"connection", Self::Connection),
+            (10, Some(b'k')) => (b"keep-alive", Self::KeepAlive),
+            (12, Some(b'c')) => (b"content-type", Self::Type),
+            (13, Some(b'x')) => (b"x-environment", Self::Ours),
+            (14, Some(b'c')) => (b"content-length", Self::Length),
+            (15, Some(b'x')) => (b"x-deployment-id", Self::Ours),
+            (16, Some(b'p')) => (b"proxy-connection", Self::Hop),
+            (17, Some(b't')) => (b"transfer-encoding", Self::Coding),
+            _ => return Self::Other,
+        };
+        if name.eq_ignore_ascii_case(known) { kind } else { Self::Other }
+    }
+
+    /// Whether lines of it are passed on: framing is told anew.
+    fn stays(self) -> bool {
+        matches!(self, Self::Date | Self::Type | Self::Other)
+    }
+}
 
 /// What the fields say about framing and the connection.
 #[derive(Default)]
 struct Notes {
     http_1_0: bool,
     length: Option<u64>,
+    /// The length is said more than once.
+    is_length_repeated: bool,
     chunked: bool,
     close: bool,
     keep_alive: bool,
-    has_keep_alive_field: bool,
+    keep_alive_seconds: Option<u64>,
+    /// `Connection` names fields beside that.
+    names_fields: bool,
+    has_date: bool,
+    class: Class,
 }
 
 impl Notes {
-    /// Whether the field is to be passed on, too.
-    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Malformed> {
-        if *name == header::CONTENT_LENGTH {
-            let is_first = self.length.is_none();
-            let length = agreed(self.length, value.as_bytes());
-            self.length = Some(length.map_err(|()| Malformed("Content-Length is not one number"))?);
-            return Ok(is_first);
-        }
-        if *name == header::TRANSFER_ENCODING {
-            // We offer no other coding, and twice is not what anybody means.
-            if self.chunked || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                return Err(Malformed("Transfer-Encoding is not chunked"));
+    fn note(&mut self, kind: Kind, value: &[u8]) -> Result<(), Malformed> {
+        match kind {
+            Kind::Length => {
+                self.is_length_repeated |= self.length.is_some() || value.contains(&b',');
+                let length = agreed(self.length, value);
+                self.length = Some(length.map_err(|()| Malformed("Content-Length is not one number"))?);
             }
-            self.chunked = true;
-        } else if *name == header::CONNECTION {
-            for token in value.as_bytes().split(|byte| *byte == b',') {
-                self.close |= token.trim_ascii().eq_ignore_ascii_case(b"close");
-                self.keep_alive |= token.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
+            Kind::Coding => {
+                // We offer no other coding, and twice is not what anybody means.
+                if self.chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed("Transfer-Encoding is not chunked"));
+                }
+                self.chunked = true;
             }
-        } else if name.as_str() == "keep-alive" {
-            self.has_keep_alive_field = true;
+            Kind::Connection => {
+                for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                    let (close, keep_alive) =
+                        (token.eq_ignore_ascii_case(b"close"), token.eq_ignore_ascii_case(b"keep-alive"));
+                    self.close |= close;
+                    self.keep_alive |= keep_alive;
+                    self.names_fields |= !close && !keep_alive && !token.is_empty();
+                }
+            }
+            Kind::KeepAlive => self.keep_alive_seconds = self.keep_alive_seconds.or(headers::keep_alive_seconds(value)),
+            Kind::Date => self.has_date = true,
+            Kind::Type => self.class = headers::class(value),
+            Kind::Hop | Kind::Ours | Kind::Other => {}
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn head(self, status: StatusCode, to_head: bool, fields: &mut HeaderMap) -> Result<Head, Malformed> {
+    /// Puts the fields into a map, all but the lengths behind the first.
+    fn fill(&self, map: &mut HeaderMap, fields: &[Header<'_>], bytes: &Bytes) -> Result<(), Malformed> {
+        map.clear();
+        map.reserve(fields.len() + FIELDS_ADDED);
+        for field in fields {
+            const BAD: Malformed = Malformed("a field of the answer's head has no valid name or value");
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
+            // Shares the bytes that were read.
+            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| BAD)?;
+            map.append(name, value);
+        }
+        // "5, 5" is one length; it is passed on as one.
+        if let (Some(length), true) = (self.length, self.is_length_repeated) {
+            map.insert(header::CONTENT_LENGTH, length.into());
+        }
+        Ok(())
+    }
+
+    /// Copies the lines that are to be passed on.
+    fn copy(&self, lines: &mut AnswerLines, status: StatusCode, fields: &[Header<'_>], head: &[u8]) {
+        lines.begin(status, head.len() + BYTES_ADDED);
+        let named: Vec<&[u8]> = if self.names_fields { named(fields) } else { Vec::new() };
+        let is_named = |name: &[u8]| named.iter().any(|named| named.eq_ignore_ascii_case(name));
+        let stays = |field: &Header<'_>| {
+            let name = field.name.as_bytes();
+            Kind::of(name).stays() && (named.is_empty() || !is_named(name))
+        };
+        copy_lines(head, fields, stays, &mut lines.bytes);
+        lines.length = self.length.filter(|_| !self.chunked);
+        lines.class = self.class;
+        lines.has_date = self.has_date;
+    }
+
+    fn head(self, status: StatusCode, to_head: bool) -> Result<Head, Malformed> {
         if self.chunked && self.http_1_0 {
             return Err(Malformed("an answer of HTTP/1.0 has no chunks"));
         }
         // RFC 9112 §6.3: chunks override a length, and whoever sends both is not
         // to be trusted with another request on this connection.
         let contradicts = self.chunked && self.length.is_some();
-        if let (Some(length), false) = (self.length, contradicts) {
-            // "5, 5" is one length; it is passed on as one.
-            if fields.get(header::CONTENT_LENGTH).is_some_and(|value| value.as_bytes().contains(&b',')) {
-                fields.insert(header::CONTENT_LENGTH, length.into());
-            }
-        }
         let has_none = to_head
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
@@ -208,13 +279,12 @@ impl Notes {
             None => Body::UntilClose,
         };
         let asks_to_keep = !self.close && (!self.http_1_0 || self.keep_alive);
-        let seconds = if self.has_keep_alive_field { headers::keep_alive_seconds(fields) } else { None };
         Ok(Head {
             status,
             keeps: asks_to_keep && !contradicts && !matches!(body, Body::UntilClose),
             body,
             // A second before the replica does, or the close is on its way while we send.
-            idle_limit: seconds.map(|seconds| Duration::from_secs(seconds.saturating_sub(1))),
+            idle_limit: self.keep_alive_seconds.map(|seconds| Duration::from_secs(seconds.saturating_sub(1))),
         })
     }
 }
@@ -236,7 +306,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ingress::added::Origin;
     use crate::ingress::fuzz::fuzz;
+    use crate::routing::pool::DeploymentText;
 
     struct Read {
         head: Head,
@@ -251,7 +323,7 @@ mod tests {
         for piece in pieces {
             let mut bytes = Bytes::copy_from_slice(piece);
             while found.as_ref().is_none_or(Head::is_interim) {
-                match reader.read(&mut bytes, to_head, &mut fields)? {
+                match reader.read(&mut bytes, to_head, Fields::Map(&mut fields))? {
                     Some(head) => found = Some(head),
                     None => break,
                 }
@@ -336,7 +408,7 @@ mod tests {
         assert!(!one("HTTP/1.1 101 Switching\r\n\r\nearly").head.is_interim());
         let mut fields = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("request"))]);
         let mut early = Bytes::from_static(b"HTTP/1.1 103 Hints\r\nLink: <a>\r\nContent-Length: x\r\n\r\n");
-        assert!(Reader::default().read(&mut early, false, &mut fields).unwrap().unwrap().is_interim());
+        assert!(Reader::default().read(&mut early, false, Fields::Map(&mut fields)).unwrap().unwrap().is_interim());
         assert_eq!((fields.len(), early.len()), (1, 0), "the request may have to be sent again");
         assert!(read(&"HTTP/1.1 102 Processing\r\n\r\n".repeat(101)).is_err());
     }
@@ -384,6 +456,50 @@ mod tests {
         }
     }
 
+    /// The fields that are passed on, by name, and the length that is said.
+    type Passed = (Vec<(String, Vec<u8>)>, Option<u64>);
+
+    fn passed(fields: &HeaderMap, length: Option<u64>) -> Passed {
+        let ours = ["content-length", "x-deployment-id", "x-environment"];
+        let field = |(name, value): (&HeaderName, &HeaderValue)| (name.as_str().to_owned(), value.as_bytes().to_vec());
+        let mut passed: Vec<_> = fields.iter().map(field).filter(|(name, _)| !ours.contains(&name.as_str())).collect();
+        passed.sort_by(|left, right| left.0.cmp(&right.0));
+        (passed, length)
+    }
+
+    /// A head as lines says what it says as a map.
+    fn check_lines(input: &[u8], to_head: bool, mut map: HeaderMap, head: &Head) {
+        let mut lines = AnswerLines::default();
+        let (mut reader, mut bytes) = (Reader::default(), Bytes::copy_from_slice(input));
+        let read = loop {
+            match reader.read(&mut bytes, to_head, Fields::Lines(&mut lines)).unwrap() {
+                Some(read) if read.is_interim() => {}
+                read => break read.unwrap(),
+            }
+        };
+        assert_eq!(format!("{read:?}"), format!("{head:?}"));
+        let class = map.get(header::CONTENT_TYPE).map_or(Class::Unary, |kind| headers::class(kind.as_bytes()));
+        let has_date = map.contains_key(header::DATE);
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::nil()), environment: "e" };
+        headers::answer(&mut map, false, origin);
+        let length = map.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap().parse().unwrap());
+        let mut written = lines.bytes.splitn(2, |byte| *byte == b'\n').nth(1).unwrap().to_vec();
+        written.extend_from_slice(b"\r\n");
+        let mut slots = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let Ok(Status::Complete((_, fields))) = httparse::parse_headers(&written, &mut slots) else {
+            panic!("{:?}", String::from_utf8_lossy(&written));
+        };
+        let mut parsed = HeaderMap::new();
+        for field in fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).unwrap();
+            parsed.append(name, HeaderValue::from_bytes(field.value).unwrap());
+        }
+        assert_eq!(passed(&parsed, lines.length), passed(&map, length));
+        let named = |fields: &HeaderMap, name: HeaderName| fields.contains_key(name);
+        assert_eq!(lines.has_date && named(&map, header::DATE), has_date && named(&map, header::DATE));
+        assert!(lines.class == class || !map.contains_key(header::CONTENT_TYPE));
+    }
+
     #[test]
     fn fuzz_answer_heads() {
         fuzz("answer_heads", |input| {
@@ -397,6 +513,9 @@ mod tests {
                     assert_eq!(format!("{:?}", whole.head), format!("{:?}", slowly.head));
                     assert_eq!((&whole.fields, &whole.rest), (&slowly.fields, &slowly.rest));
                     assert!(whole.fields.get_all("content-length").iter().count() < 2, "framed once");
+                    if whole.head.status != StatusCode::SWITCHING_PROTOCOLS {
+                        check_lines(input, to_head, whole.fields.clone(), &whole.head);
+                    }
                 }
                 // One that has no end is only looked at when it has become too large.
                 (Ok(None) | Err(_), Ok(None)) | (Err(_), Err(_)) => {}

@@ -5,11 +5,12 @@
 //! `chunks` read; those three are pure and are fed bytes as they come. Knows
 //! nothing of retries, pools or clients. Called by `link`.
 
-pub(super) mod body;
-pub(super) mod chunks;
+pub(in crate::ingress) mod body;
+pub(in crate::ingress) mod chunks;
 pub(super) mod head;
-pub(super) mod outgoing;
-pub(super) mod request;
+pub(in crate::ingress) mod lines;
+pub(in crate::ingress) mod outgoing;
+pub(in crate::ingress) mod request;
 
 /// Bytes of an answer's head, and of its trailers. As large as the heads we take
 /// from clients by default.

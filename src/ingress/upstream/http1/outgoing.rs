@@ -1,24 +1,26 @@
-//! A request on its way out: its head, then its body as it comes.
+//! A message of HTTP/1 on its way out: its head, then its body as it comes.
 //!
 //! Knows at any time whether a byte of it was written, which is what decides if
-//! it may be sent again. A frame is written as it is, with its framing around it,
-//! in one call; nothing is taken from the client before the frame before it is out.
+//! a request may be sent again. A frame is written as it is, with its framing
+//! around it, in one call; nothing is taken from who sends before the frame before
+//! it is out. Small frames of an answer are put together where several are there.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::request::Parts;
-use http_body::{Body as _, Frame};
+use http::HeaderMap;
+use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use crate::ingress::added::Ours;
-use crate::ingress::request_body::{Cut, RequestBody};
+use crate::ingress::outbound::Outbound;
+use crate::ingress::request_body::RequestBody;
 use crate::ingress::upstream::http1::request::{Framing, write_chunk_size, write_head, write_trailers};
 
-/// What is to be written of one request.
-pub(in crate::ingress::upstream) struct Outgoing {
+/// What is to be written of one message.
+pub(in crate::ingress) struct Outgoing {
     /// Our own bytes, which come before `data`, and how many of them are written.
     ours: Vec<u8>,
     at: usize,
@@ -27,32 +29,44 @@ pub(in crate::ingress::upstream) struct Outgoing {
     /// What closes `data`.
     tail: &'static [u8],
     framing: Framing,
+    /// Small frames are copied behind `ours`, as nobody wants them back.
+    is_answer: bool,
     has_begun: bool,
     has_ended: bool,
 }
 
+/// Frames up to this size are copied: that costs less than a vectored write, which
+/// the kernel has to put together, and saves a call where several are there.
+const GATHERED_FRAME_MAX: usize = 4 * 1024;
+/// Bytes that are put together at most.
+const GATHERED_MAX: usize = 16 * 1024;
+
 /// Why sending stops.
 #[derive(Debug)]
-pub(in crate::ingress::upstream) enum Stop {
-    /// The body has no end: the client's doing.
+pub(in crate::ingress) enum Stop {
+    /// The body has no end: the doing of who sends it.
     Cut,
     /// The connection does not take it.
     Io(io::Error),
 }
 
 impl Outgoing {
-    /// A request to be sent; `buffer` is written over.
-    pub(in crate::ingress::upstream) fn new(
-        parts: &Parts,
+    /// A request to be sent; `buffer` is written into.
+    pub(in crate::ingress::upstream) fn request(
+        outbound: &Outbound,
         ours: Ours<'_>,
         body: &RequestBody,
         mut buffer: Vec<u8>,
     ) -> Self {
-        buffer.clear();
         let length = (!body.is_end_stream()).then(|| body.size_hint().exact());
-        let framing = write_head(parts, Some(ours), length, &mut buffer);
+        let framing = write_head(outbound, ours, length, &mut buffer);
+        Self { is_answer: false, ..Self::answer(buffer, framing) }
+    }
+
+    /// An answer, of which the head is written.
+    pub(in crate::ingress) fn answer(head: Vec<u8>, framing: Framing) -> Self {
         let has_ended = matches!(framing, Framing::Empty | Framing::Length(0));
-        Self { ours: buffer, at: 0, data: Bytes::new(), tail: b"", framing, has_begun: false, has_ended }
+        Self { ours: head, at: 0, data: Bytes::new(), tail: b"", framing, is_answer: true, has_begun: false, has_ended }
     }
 
     /// Whether a byte of it was written.
@@ -67,22 +81,28 @@ impl Outgoing {
     }
 
     /// The buffer, to be used again.
-    pub(in crate::ingress::upstream) fn into_buffer(self) -> Vec<u8> {
+    pub(in crate::ingress) fn into_buffer(self) -> Vec<u8> {
         self.ours
     }
 
     /// Writes what there is; ready when all of it is written.
-    pub(in crate::ingress::upstream) fn poll(
+    pub(in crate::ingress) fn poll<E>(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut (impl AsyncWrite + Unpin),
-        body: &mut RequestBody,
+        body: &mut (impl Body<Data = Bytes, Error = E> + Unpin),
     ) -> Poll<Result<(), Stop>> {
         loop {
-            let waits = !self.has_ended && self.data.is_empty() && self.tail.is_empty() && {
-                let next = Pin::new(&mut *body).poll_frame(cx);
-                next.is_pending() || self.take(next)?
-            };
+            let mut waits = false;
+            while !waits && self.wants_more() {
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(next) => self.take(next.transpose().map_err(|_| Stop::Cut)?)?,
+                    Poll::Pending => waits = true,
+                }
+                if !self.is_answer {
+                    break;
+                }
+            }
             if self.at == self.ours.len() && self.data.is_empty() && self.tail.is_empty() {
                 if self.has_ended || waits {
                     // TLS keeps what the socket did not take at once.
@@ -105,10 +125,15 @@ impl Outgoing {
         }
     }
 
-    /// Frames what came; never to be waited for.
-    fn take(&mut self, next: Poll<Option<Result<Frame<Bytes>, Cut>>>) -> Result<bool, Stop> {
-        let Poll::Ready(next) = next else { return Ok(true) };
-        let frame = next.transpose().map_err(|_| Stop::Cut)?;
+    /// Whether a frame may be taken: while what is here is not being written, or of
+    /// a request one beside its head.
+    fn wants_more(&self) -> bool {
+        let has_room = !self.is_answer || self.at == 0 && self.ours.len() < GATHERED_MAX || self.at == self.ours.len();
+        !self.has_ended && self.data.is_empty() && self.tail.is_empty() && has_room
+    }
+
+    /// Frames what came.
+    fn take(&mut self, frame: Option<Frame<Bytes>>) -> Result<(), Stop> {
         if self.at == self.ours.len() {
             self.ours.clear();
             self.at = 0;
@@ -118,6 +143,8 @@ impl Outgoing {
             Some(Ok(data)) => self.take_data(data)?,
             Some(Err(frame)) => {
                 if let (Framing::Chunked, Ok(trailers)) = (self.framing, frame.into_trailers()) {
+                    // RFC 9110 §6.5.1: clients say whether they take them, and those of ours did not.
+                    let trailers = if self.is_answer { HeaderMap::new() } else { trailers };
                     write_trailers(&trailers, &mut self.ours);
                     self.has_ended = true;
                 }
@@ -132,14 +159,15 @@ impl Outgoing {
                 Framing::Empty => self.has_ended = true,
             },
         }
-        Ok(false)
+        Ok(())
     }
 
     fn take_data(&mut self, data: Bytes) -> Result<(), Stop> {
+        let mut tail: &'static [u8] = b"";
         match &mut self.framing {
             Framing::Chunked => {
                 write_chunk_size(data.len(), &mut self.ours);
-                self.tail = b"\r\n";
+                tail = b"\r\n";
             }
             Framing::Length(left) => {
                 // More than was announced would be the next request.
@@ -148,7 +176,12 @@ impl Outgoing {
             }
             Framing::Empty => return Err(Stop::Cut),
         }
-        self.data = data;
+        if self.is_answer && data.len() <= GATHERED_FRAME_MAX {
+            self.ours.extend_from_slice(&data);
+            self.ours.extend_from_slice(tail);
+        } else {
+            (self.data, self.tail) = (data, tail);
+        }
         Ok(())
     }
 

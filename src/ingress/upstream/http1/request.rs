@@ -6,10 +6,11 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::ingress::added::Ours;
+use crate::ingress::outbound::Outbound;
 
 /// How a body is told from what follows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Framing {
+pub(in crate::ingress) enum Framing {
     /// There is none.
     Empty,
     /// So many bytes.
@@ -19,15 +20,38 @@ pub(super) enum Framing {
 }
 
 /// Writes the head of a request, with what we say of it behind what its client
-/// does. `body` is its exact length where that is known
-/// and `None` where there is no body. A length the client announced counts; where
-/// lengths contradict each other, chunks have one meaning.
-pub(super) fn write_head(
-    parts: &Parts,
-    ours: Option<Ours<'_>>,
-    body: Option<Option<u64>>,
-    out: &mut Vec<u8>,
-) -> Framing {
+/// does. `body` is its exact length where that is known and `None` where there is
+/// no body. A length the client announced counts.
+pub(super) fn write_head(outbound: &Outbound, ours: Ours<'_>, body: Option<Option<u64>>, out: &mut Vec<u8>) -> Framing {
+    let announced = match outbound {
+        Outbound::Map(parts) => write_fields(parts, out),
+        Outbound::Lines(lines) => {
+            out.reserve(lines.request.len() + ROOM);
+            out.extend_from_slice(&lines.request);
+            write_field(b"host", &lines.host, out);
+            lines.length
+        }
+    };
+    ours.write(out);
+    let framing = match body {
+        None => Framing::Empty,
+        Some(exact) => announced.or(exact).map_or(Framing::Chunked, Framing::Length),
+    };
+    match framing {
+        // `content-length: 0` says of a POST that it has no body on purpose.
+        Framing::Empty if announced == Some(0) => write_framing(Framing::Length(0), out),
+        framing => write_framing(framing, out),
+    }
+    out.extend_from_slice(b"\r\n");
+    framing
+}
+
+/// Bytes for what goes behind the client's lines.
+const ROOM: usize = 768;
+
+/// Writes a request line and fields; gives the length they announce. Where lengths
+/// contradict each other it is none: chunks have one meaning.
+fn write_fields(parts: &Parts, out: &mut Vec<u8>) -> Option<u64> {
     let mut announced = Ok(None);
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b' ');
@@ -42,23 +66,17 @@ pub(super) fn write_head(
             write_field(name.as_str().as_bytes(), value, out);
         }
     }
-    if let Some(ours) = ours {
-        ours.write(out);
-    }
-    let announced = announced.unwrap_or_default();
-    let framing = match body {
-        None => Framing::Empty,
-        Some(exact) => announced.or(exact).map_or(Framing::Chunked, Framing::Length),
-    };
+    announced.unwrap_or_default()
+}
+
+/// Writes the field that says how the body is framed.
+pub(in crate::ingress) fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(bytes) => write_length(bytes, out),
-        // `content-length: 0` says of a POST that it has no body on purpose.
-        Framing::Empty if announced == Some(0) => write_length(0, out),
+        // Writing to memory does not fail.
+        Framing::Length(bytes) => drop(write!(out, "content-length: {bytes}\r\n")),
         Framing::Empty => {}
     }
-    out.extend_from_slice(b"\r\n");
-    framing
 }
 
 /// Writes the end of a chunked body.
@@ -79,11 +97,7 @@ pub(super) fn write_chunk_size(bytes: usize, out: &mut Vec<u8>) {
     let _ = write!(out, "{bytes:x}\r\n");
 }
 
-fn write_length(bytes: u64, out: &mut Vec<u8>) {
-    let _ = write!(out, "content-length: {bytes}\r\n");
-}
-
-fn write_field(name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
+pub(in crate::ingress) fn write_field(name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());
@@ -92,7 +106,7 @@ fn write_field(name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
 
 /// The length in `value`, possibly said several times, if it agrees with `before`
 /// (RFC 9110 §8.6).
-pub(super) fn agreed(before: Option<u64>, value: &[u8]) -> Result<u64, ()> {
+pub(in crate::ingress) fn agreed(before: Option<u64>, value: &[u8]) -> Result<u64, ()> {
     let mut length = before;
     for part in value.split(|byte| *byte == b',') {
         let part = part.trim_ascii();
@@ -116,11 +130,30 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::ingress::added::{Added, Origin};
+    use crate::routing::pool::DeploymentText;
 
+    /// The head without what we say, and how the body is framed.
     fn written(request: http::request::Builder, body: Option<Option<u64>>) -> (String, Framing) {
-        let mut out = Vec::new();
-        let framing = write_head(&request.body(()).unwrap().into_parts().0, None, body, &mut out);
-        (String::from_utf8(out).unwrap(), framing)
+        let (mut out, mut said) = (Vec::new(), Vec::new());
+        let value = HeaderValue::from_static;
+        let added = Added {
+            forwarded_for: value("192.0.2.1"),
+            forwarded_proto: None,
+            forwarded_host: None,
+            via: "1.1 repoint",
+            request_id: value("r"),
+            traceparent: value("t"),
+        };
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
+        let ours = Ours::new(&added, origin);
+        ours.write(&mut said);
+        let outbound = Outbound::Map(request.body(()).unwrap().into_parts().0);
+        let framing = write_head(&outbound, ours, body, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let said = String::from_utf8(said).unwrap();
+        assert!(text.contains(&said), "{text}");
+        (text.replacen(&said, "", 1), framing)
     }
 
     #[test]

@@ -134,15 +134,18 @@ mod tests {
             forwarded_proto: None,
             forwarded_host: None,
             via: "1.1 repoint",
-            request_id: None,
-            traceparent: None,
+            request_id: value("r"),
+            traceparent: value("t"),
         };
         let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
         let head = head(&parts, Ours::new(&added, origin), false).unwrap();
         assert_eq!(head.uri(), "http://agents.example:8080/a?b=c");
         let mut names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["te", "via", "x-a", "x-deployment-id", "x-environment", "x-forwarded-for"]);
+        assert_eq!(
+            names,
+            ["te", "traceparent", "via", "x-a", "x-deployment-id", "x-environment", "x-forwarded-for", "x-request-id"]
+        );
         assert_eq!(parts.headers.len(), 5, "it may be sent again");
     }
 }

@@ -1,0 +1,61 @@
+//! Buffers that the connections of one core take turns with.
+//!
+//! None of them has one to itself: what waits for bytes holds no memory for them.
+//! Bytes are read into one buffer and handed on as pieces of it; what is written
+//! is put together in one of a few that go round.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// One core's.
+#[derive(Default)]
+pub(super) struct Buffers {
+    read: RefCell<BytesMut>,
+    write: RefCell<Vec<Vec<u8>>>,
+}
+
+/// Bytes read at once at most, and what a buffer holds: a large body fills it,
+/// a few dozen small heads share it.
+pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
+/// What there must be room for before a read.
+pub(super) const READ_BYTES_MIN: usize = 8 * 1024;
+/// What has become larger is not kept.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+/// As many as are in use at once while nobody is slow: one for either side.
+const WRITE_BUFFERS_MAX: usize = 8;
+
+impl Buffers {
+    /// Reads what is there, with room for so many bytes; empty at the end.
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        room: usize,
+    ) -> Poll<io::Result<Bytes>> {
+        let mut buffer = self.read.borrow_mut();
+        if buffer.capacity() < room {
+            // Uses the same memory again where nobody holds on to a piece of it.
+            buffer.reserve(READ_BYTES_MAX);
+        }
+        pin!(from.read_buf(&mut *buffer)).poll(cx).map_ok(|_| buffer.split().freeze())
+    }
+
+    /// An empty buffer to write into.
+    pub(super) fn take(&self) -> Vec<u8> {
+        self.write.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes one back.
+    pub(super) fn give(&self, mut buffer: Vec<u8>) {
+        let mut kept = self.write.borrow_mut();
+        if buffer.capacity() <= WRITE_BYTES_MAX && kept.len() < WRITE_BUFFERS_MAX {
+            buffer.clear();
+            kept.push(buffer);
+        }
+    }
+}
