@@ -44,32 +44,33 @@ pub(super) struct Ours<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
     pub(super) deployment: DeploymentText,
-    pub(super) environment: &'a str,
+    /// Visible ASCII.
+    pub(super) environment: &'a [u8],
 }
 
 impl<'a> Origin<'a> {
     /// Of what was claimed.
     pub(super) fn of(claimed: &'a Claimed) -> Self {
-        Self { deployment: claimed.pool.deployment_text(), environment: claimed.environment().name() }
+        Self { deployment: claimed.pool.deployment_text(), environment: claimed.environment().name_bytes() }
     }
 
     /// Writes it as fields of HTTP/1.
     pub(super) fn write(self, out: &mut Vec<u8>) {
-        let text: &str = &self.deployment;
-        for part in ["x-deployment-id: ", text, "\r\nx-environment: ", self.environment, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
+        let (deployment, environment) = (self.deployment.as_bytes(), self.environment);
+        for part in [b"x-deployment-id: ", deployment, b"\r\nx-environment: ", environment, b"\r\n"] {
+            out.extend_from_slice(part);
         }
     }
 
     /// Overwrites whatever the other side said.
     pub(super) fn name(self, fields: &mut HeaderMap) {
-        fields.insert(DEPLOYMENT_ID, value(&self.deployment));
+        fields.insert(DEPLOYMENT_ID, value(self.deployment.as_bytes()));
         fields.insert(ENVIRONMENT, value(self.environment));
     }
 }
 
-fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("ids and names are visible ASCII")
+fn value(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).expect("ids and names are visible ASCII")
 }
 
 impl<'a> Ours<'a> {
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_put_into_a_map() {
         let value = HeaderValue::from_static;
-        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: b"staging" };
         let all = Added {
             forwarded_for: value("192.0.2.1"),
             forwarded_proto: Some("https"),

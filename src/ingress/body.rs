@@ -52,10 +52,23 @@ impl Body {
     }
 
     /// The replica's body, which ends the exchange with its last byte.
-    pub(super) fn replica(pause_max: Option<Duration>, stall: Option<Stall>, lease: Lease, exchange: Exchange) -> Self {
+    pub(super) fn replica(
+        pause_max: Option<Duration>,
+        stall: Option<Stall>,
+        mut lease: Lease,
+        mut exchange: Exchange,
+    ) -> Self {
         if lease.is_end() {
             lease.give_back(exchange);
             return Self(Inner::Made(None));
+        }
+        // Nearly every small answer: no more of it is to be waited for.
+        if stall.is_none()
+            && let Some(whole) = lease.take_whole()
+        {
+            exchange.bytes_out += whole.len() as u64;
+            lease.give_back(exchange);
+            return Self(Inner::Made(Some(whole)));
         }
         // The head is there already.
         if let Some(stall) = &stall {

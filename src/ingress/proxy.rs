@@ -117,7 +117,10 @@ fn arrive(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Arr
 async fn respond(mut exchange: Exchange, mut arrived: Arrived) -> Answer {
     match walk(&mut exchange, &mut arrived).await {
         Ok(sent) => answer(exchange, arrived.outbound, sent),
-        Err(error) => refuse(exchange, &error),
+        Err(error) => {
+            exchange.identified(&arrived.added);
+            refuse(exchange, &error)
+        }
     }
 }
 
@@ -130,7 +133,9 @@ async fn walk(exchange: &mut Exchange, arrived: &mut Arrived) -> Result<Sent, Er
     // Invariants 1 and 2: one table, read once; the claim precedes the first await.
     let claimed = exchange.core.claim(&asked.address())?;
     exchange.core.admit(&claimed)?;
-    exchange.identified(added);
+    if exchange.is_described() {
+        exchange.identified(added);
+    }
     let is_safe = matches!(*outbound.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     // Doing it twice is doing it once.
     let repeatable = is_safe && source.is_none() || found.idempotent;

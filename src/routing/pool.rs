@@ -250,6 +250,11 @@ impl DeploymentText {
         id.as_hyphenated().encode_lower(&mut text);
         Self(text)
     }
+
+    /// ASCII, without another look at it.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Deref for DeploymentText {

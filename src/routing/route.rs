@@ -170,6 +170,11 @@ impl EnvironmentRoute {
         ascii(self.head.name())
     }
 
+    /// The same, without another look at whether it is text.
+    pub fn name_bytes(&self) -> &[u8] {
+        self.head.name()
+    }
+
     /// The deployment its pointer names.
     pub fn pointer(&self) -> Option<DeploymentId> {
         self.current().map(|pool| pool.key.deployment)

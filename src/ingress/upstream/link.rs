@@ -258,6 +258,13 @@ impl Link {
         }
     }
 
+    /// All of the answer's body, where it is here already.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        let left = usize::try_from(self.body.left()?).ok().filter(|left| *left <= self.rest.len())?;
+        self.body = Body::EMPTY;
+        Some(self.rest.split_to(left))
+    }
+
     /// Whether the answer's body has ended.
     pub(super) fn is_end(&self) -> bool {
         self.body.is_end()

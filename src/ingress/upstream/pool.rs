@@ -201,6 +201,14 @@ impl Lease {
         either!(&mut self.held, held => held.poll_frame(cx))
     }
 
+    /// All of the answer's body, where it is here already.
+    pub(in crate::ingress) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.held {
+            Held::Http1(link) => link.take_whole(),
+            Held::Http2(_) => None,
+        }
+    }
+
     /// Whether the answer's body has ended.
     pub(in crate::ingress) fn is_end(&self) -> bool {
         either!(&self.held, held => held.is_end())

@@ -124,12 +124,9 @@ fn parse(bytes: &Bytes, to_head: bool, fields: Fields<'_>) -> Result<Option<(usi
         return Ok(Some((read, interim)));
     }
     let mut notes = Notes { http_1_0: answer.version == Some(0), ..Notes::default() };
-    for field in answer.headers.iter() {
-        notes.note(Kind::of(field.name.as_bytes()), field.value)?;
-    }
     match fields {
         Fields::Map(map) => notes.fill(map, answer.headers, bytes)?,
-        Fields::Lines(lines) => notes.copy(lines, status, answer.headers, &bytes[..read]),
+        Fields::Lines(lines) => notes.copy(lines, status, answer.headers, &bytes[..read])?,
     }
     Ok(Some((read, notes.head(status, to_head)?)))
 }
@@ -156,6 +153,7 @@ enum Kind {
 }
 
 impl Kind {
+    #[inline]
     fn of(name: &[u8]) -> Self {
         let (known, kind): (&[u8], _) = match (name.len(), name.first().map(u8::to_ascii_lowercase)) {
             (4, Some(b'd')) => (b"date", Self::Date),
@@ -229,11 +227,12 @@ impl Notes {
     }
 
     /// Puts the fields into a map, all but the lengths behind the first.
-    fn fill(&self, map: &mut HeaderMap, fields: &[Header<'_>], bytes: &Bytes) -> Result<(), Malformed> {
+    fn fill(&mut self, map: &mut HeaderMap, fields: &[Header<'_>], bytes: &Bytes) -> Result<(), Malformed> {
         map.clear();
         map.reserve(fields.len() + FIELDS_ADDED);
         for field in fields {
             const BAD: Malformed = Malformed("a field of the answer's head has no valid name or value");
+            self.note(Kind::of(field.name.as_bytes()), field.value)?;
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD)?;
             // Shares the bytes that were read.
             let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| BAD)?;
@@ -247,18 +246,39 @@ impl Notes {
     }
 
     /// Copies the lines that are to be passed on.
-    fn copy(&self, lines: &mut AnswerLines, status: StatusCode, fields: &[Header<'_>], head: &[u8]) {
+    fn copy(
+        &mut self,
+        lines: &mut AnswerLines,
+        status: StatusCode,
+        fields: &[Header<'_>],
+        head: &[u8],
+    ) -> Result<(), Malformed> {
         lines.begin(status, head.len() + BYTES_ADDED);
-        let named: Vec<&[u8]> = if self.names_fields { named(fields) } else { Vec::new() };
-        let is_named = |name: &[u8]| named.iter().any(|named| named.eq_ignore_ascii_case(name));
-        let stays = |field: &Header<'_>| {
-            let name = field.name.as_bytes();
-            Kind::of(name).stays() && (named.is_empty() || !is_named(name))
+        let begin = lines.bytes.len();
+        let mut noted = Ok(());
+        let note = |field: &Header<'_>| {
+            let kind = Kind::of(field.name.as_bytes());
+            if noted.is_ok() {
+                noted = self.note(kind, field.value);
+            }
+            kind.stays()
         };
-        copy_lines(head, fields, stays, &mut lines.bytes);
+        copy_lines(head, fields, note, &mut lines.bytes);
+        noted?;
+        if self.names_fields {
+            // Rare: once more, without those.
+            let named = named(fields);
+            let stays = |field: &Header<'_>| {
+                let name = field.name.as_bytes();
+                Kind::of(name).stays() && !named.iter().any(|named| named.eq_ignore_ascii_case(name))
+            };
+            lines.bytes.truncate(begin);
+            copy_lines(head, fields, stays, &mut lines.bytes);
+        }
         lines.length = self.length.filter(|_| !self.chunked);
         lines.class = self.class;
         lines.has_date = self.has_date;
+        Ok(())
     }
 
     fn head(self, status: StatusCode, to_head: bool) -> Result<Head, Malformed> {
@@ -480,7 +500,7 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{head:?}"));
         let class = map.get(header::CONTENT_TYPE).map_or(Class::Unary, |kind| headers::class(kind.as_bytes()));
         let has_date = map.contains_key(header::DATE);
-        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::nil()), environment: "e" };
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::nil()), environment: b"e" };
         headers::answer(&mut map, false, origin);
         let length = map.get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap().parse().unwrap());
         let mut written = lines.bytes.splitn(2, |byte| *byte == b'\n').nth(1).unwrap().to_vec();

@@ -145,7 +145,7 @@ mod tests {
             request_id: value("r"),
             traceparent: value("t"),
         };
-        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: b"staging" };
         let ours = Ours::new(&added, origin);
         ours.write(&mut said);
         let outbound = Outbound::Map(request.body(()).unwrap().into_parts().0);

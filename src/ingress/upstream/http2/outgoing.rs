@@ -137,7 +137,7 @@ mod tests {
             request_id: value("r"),
             traceparent: value("t"),
         };
-        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: "staging" };
+        let origin = Origin { deployment: DeploymentText::of(uuid::Uuid::from_u128(1)), environment: b"staging" };
         let head = head(&parts, Ours::new(&added, origin), false).unwrap();
         assert_eq!(head.uri(), "http://agents.example:8080/a?b=c");
         let mut names: Vec<_> = head.headers().keys().map(HeaderName::as_str).collect();
