@@ -5,6 +5,7 @@
 //! silence, comes to an end when asked, and hands an upgraded connection to its
 //! tunnel. Knows nothing of where requests go: that is `proxy`'s.
 
+mod gather;
 mod handshake;
 pub(super) mod http1;
 pub(super) mod io;

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::ingress::core::Core;
 use crate::ingress::downstream::Connection;
+use crate::ingress::downstream::gather::Gather;
 use crate::ingress::downstream::handshake::handshake;
 use crate::ingress::downstream::http1::client::Client;
 use crate::ingress::downstream::http1::{self, End};
@@ -182,7 +183,7 @@ async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
         let (core, connection) = (Rc::clone(core), Rc::clone(connection));
         async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
     });
-    let io = ClientIo::new(stream, early, None);
+    let io = Gather::new(ClientIo::new(stream, early, None), &core.buffers);
     let mut http = pin!(core.http2.serve_connection(TokioIo::new(io), service));
     let mut asked = false;
     let ended = poll_fn(|cx| {
