@@ -96,6 +96,16 @@ impl Api {
         read(self.agent.run(request.body(body).expect("a request")))
     }
 
+    /// Imports lines of JSON; all of them, or a panic that says why not.
+    #[track_caller]
+    pub fn import(&self, lines: &str) {
+        let request = self.agent.post(format!("{}/api/v1/import", self.base)).header("x-api-key", &self.key);
+        let mut answer = request.content_type("application/x-ndjson").send(lines).expect("the API answers");
+        let said = answer.body_mut().read_to_string().expect("its answer is text");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(answer.status().is_success() && !last.contains("error"), "{} {last}", answer.status());
+    }
+
     /// The answer of a server that may die before it has given it: nothing then.
     pub fn try_get(&self, path: &str) -> Option<Answer> {
         let request = self.agent.get(format!("{}{path}", self.base)).header("x-api-key", &self.key);

@@ -46,6 +46,12 @@ impl Server {
         Self::start_in(folder(), &[&arguments[..], more].concat())
     }
 
+    /// The same, with further arguments, by another binary.
+    pub fn up_from(binary: &Path, more: &[&str]) -> Self {
+        let arguments = ["up", "--ingress", "127.0.0.1:0", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0"];
+        Self::start_from(binary, folder(), &[&arguments[..], more].concat())
+    }
+
     /// `repoint control` on ports of its own in a fresh data directory.
     pub fn control() -> Self {
         Self::start_in(folder(), &["control", "--api", "127.0.0.1:0", "--stream", "127.0.0.1:0"])
@@ -110,6 +116,10 @@ impl Server {
     }
 
     fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
+        Self::start_from(Path::new(BINARY), folder, arguments)
+    }
+
+    fn start_from(binary: &Path, folder: TempDir, arguments: &[&str]) -> Self {
         let given = arguments.iter().position(|argument| *argument == "--data-dir");
         let data_dir = given.map_or_else(|| folder.path().join("data"), |at| PathBuf::from(arguments[at + 1]));
         let data = data_dir.to_str().expect("temporary paths are UTF-8");
@@ -118,7 +128,7 @@ impl Server {
             common.extend(["--data-dir", data]);
         }
         let command: Vec<_> = arguments.iter().chain(&common).map(|argument| (*argument).to_owned()).collect();
-        let (child, addresses) = launch(&command, folder.path());
+        let (child, addresses) = launch(binary, &command, folder.path());
         Self { child, command, addresses, data_dir, folder: Arc::new(folder) }
     }
 
@@ -197,7 +207,7 @@ impl Server {
                 command[at + 1] = self.address(name).to_string();
             }
         }
-        (self.child, self.addresses) = launch(&command, self.folder.path());
+        (self.child, self.addresses) = launch(Path::new(BINARY), &command, self.folder.path());
         self.command = command;
     }
 
@@ -207,7 +217,7 @@ impl Server {
         if !command.iter().any(|argument| argument == "--take-over") {
             command.push("--take-over".to_owned());
         }
-        let (child, addresses) = launch(&command, self.folder.path());
+        let (child, addresses) = launch(Path::new(BINARY), &command, self.folder.path());
         Self { child, command, addresses, data_dir: self.data_dir.clone(), folder: Arc::clone(&self.folder) }
     }
 
@@ -280,8 +290,8 @@ pub fn signal(pid: u32, name: &str) {
     done.expect("kill runs");
 }
 
-fn launch(command: &[String], folder: &Path) -> (Child, Value) {
-    let (child, said) = start(command, folder, []);
+fn launch(binary: &Path, command: &[String], folder: &Path) -> (Child, Value) {
+    let (child, said) = start_binary(binary, command, folder, []);
     let addresses = serde_json::from_str(&said).unwrap_or_else(|_| {
         let log = std::fs::read_to_string(folder.join("stderr.log")).unwrap_or_default();
         panic!("{command:?} did not say where it listens: {said:?}\n{log}")
@@ -296,8 +306,17 @@ pub fn start(
     folder: &Path,
     variables: impl IntoIterator<Item = (&'static str, PathBuf)>,
 ) -> (Child, String) {
+    start_binary(Path::new(BINARY), command, folder, variables)
+}
+
+fn start_binary(
+    binary: &Path,
+    command: &[String],
+    folder: &Path,
+    variables: impl IntoIterator<Item = (&'static str, PathBuf)>,
+) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr.log")).expect("a log");
-    let mut child = Command::new(BINARY)
+    let mut child = Command::new(binary)
         .args(command)
         .env("REPOINT_CONFIG_DIR", folder.join("config"))
         .env_remove("REPOINT_SERVER")

@@ -1,0 +1,53 @@
+//! Cores, descriptors, and the processor time of processes.
+
+use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Where proxies run.
+pub const PROXY_CORE: usize = 0;
+/// Where load and replicas run.
+pub const LOAD_CORE: usize = 1;
+
+/// Ties this thread, and what it starts from here on, to a core.
+pub fn pin_to(core: usize) -> Result<(), String> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).map_err(|error| format!("tie a thread to core {core}: {error}; two cores are needed"))
+}
+
+/// As many descriptors as the system lets us have.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // Best effort: who needs more than there are says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Nanoseconds that a process, its threads and its descendants have run (`schedstat`, proc(5)).
+pub fn cpu_of(pid: u32) -> u64 {
+    family(pid).into_iter().flat_map(threads).filter_map(|path| nanoseconds(&path)).sum()
+}
+
+fn nanoseconds(schedstat: &str) -> Option<u64> {
+    fs::read_to_string(schedstat).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+fn threads(pid: u32) -> Vec<String> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks.flatten().map(|task| format!("{}/schedstat", task.path().display())).collect()
+}
+
+fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while at < all.len() {
+        let pid = all[at];
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        at += 1;
+    }
+    all
+}
