@@ -235,10 +235,13 @@ impl Connection {
     }
 }
 
-/// Says that nothing is missing, which TLS wants said (RFC 8446 §6.1), where that takes no waiting.
+/// Says that nothing is missing, which TLS wants said (RFC 8446 §6.1), where that
+/// takes no waiting. Without TLS closing says it, and this would be one more call.
 fn part(stream: &mut Stream) {
-    // The connection is dropped next, whether the client hears this or not.
-    let _ = stream.shutdown().now_or_never();
+    if let Stream::Tls(stream) = stream {
+        // The connection is dropped next, whether the client hears this or not.
+        let _ = stream.shutdown().now_or_never();
+    }
 }
 
 /// Reads and drops what a client is still sending, for a while.
