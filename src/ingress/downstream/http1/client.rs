@@ -229,7 +229,8 @@ impl Reading {
     /// What there is of a head is all there is, for now.
     fn join(&mut self) {
         if !self.part.is_empty() {
-            self.rest = self.part.split().freeze();
+            // As a whole: what is left of a split would keep hold of the memory.
+            self.rest = std::mem::take(&mut self.part).freeze();
         }
     }
 
