@@ -1,6 +1,9 @@
 //! Draining: ask, finish, insist.
 
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::support::*;
 
@@ -28,6 +31,53 @@ async fn running_requests_finish_and_idle_connections_close() {
     assert_eq!(cut, 0);
     assert!(tokio::net::TcpStream::connect(stage.address()).await.is_err(), "nobody listens any more");
     assert_eq!(stage.metric("repoint_ingress_connections"), 0.0);
+}
+
+#[tokio::test]
+async fn the_last_piece_of_an_answer_that_its_client_is_slow_to_take_is_not_cut_off() {
+    let replica = Replica::listen().await;
+    let stage = Stage::serving(&[&replica]);
+    let absorbed = absorbed(stage.address()).await;
+    // One of these ends within the last piece that the kernel does not take.
+    let mut waiting = Vec::new();
+    for more in (0..24).map(|step| step * 16 * 1024) {
+        let bytes = absorbed + more - 64 * 1024;
+        let mut client = narrow(stage.address()).await;
+        client.say(&get("/", &[])).await;
+        let mut upstream = replica.accept().await;
+        upstream.message().await;
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{}", "x".repeat(bytes));
+        tokio::spawn(async move { upstream.say(&answer).await });
+        assert_eq!(client.head().await.status(), 200);
+        waiting.push((client, bytes));
+    }
+    until(|| stage.in_flight("production", 1) < waiting.len() as u64).await;
+    let story = async {
+        for (mut client, bytes) in waiting {
+            assert_eq!(client.rest().await.len(), bytes);
+        }
+    };
+    let (cut, ()) = tokio::join!(stage.running.drain(LIMIT), story);
+    assert_eq!(cut, 0);
+}
+
+/// A connection on which little is on its way at any time.
+async fn narrow(address: SocketAddr) -> Wire {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    Wire::new(soon(socket.connect(address)).await.unwrap())
+}
+
+/// Bytes that the kernel takes for a client that reads none.
+async fn absorbed(like: SocketAddr) -> usize {
+    let listener = TcpListener::bind((like.ip(), 0)).await.unwrap();
+    let _client = narrow(listener.local_addr().unwrap()).await;
+    let (server, _) = soon(listener.accept()).await.unwrap();
+    let (mut taken, piece) = (0, vec![0; 64 * 1024]);
+    while tokio::time::timeout(Duration::from_millis(200), server.writable()).await.is_ok() {
+        taken += server.try_write(&piece).unwrap_or(0);
+    }
+    taken
 }
 
 #[tokio::test]

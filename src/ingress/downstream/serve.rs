@@ -109,7 +109,8 @@ async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
                 return Poll::Ready(None);
             }
             // The answer that runs says that it is the last.
-            let is_over = connection.should_close() && connection.is_idle() && !client.has_more();
+            let is_idle = connection.is_idle() && !client.is_answered() && !client.has_more();
+            let is_over = connection.should_close() && is_idle;
             if is_over { Poll::Ready(Some(End::Over)) } else { Poll::Pending }
         });
         ended.await
@@ -121,7 +122,7 @@ async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, ear
         Some(End::Over) if connection.lingers.get() => linger(&mut stream).await,
         Some(End::Over) => part(&mut stream),
         // An answer that is cut short must not look whole.
-        None if !connection.is_busy() => part(&mut stream),
+        None if !connection.is_busy() && !client.is_answered() => part(&mut stream),
         None | Some(End::Cut) => {}
     }
 }

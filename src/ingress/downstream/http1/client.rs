@@ -40,6 +40,8 @@ pub(in crate::ingress) struct Client {
     buffers: Rc<Buffers>,
     /// Somebody reads the body.
     is_claimed: Cell<bool>,
+    /// An answer is on its way, which may be over for the replica already.
+    is_answered: Cell<bool>,
     /// Who waits until nobody does.
     waiting: RefCell<Option<Waker>>,
 }
@@ -62,6 +64,7 @@ impl Client {
             reading: RefCell::new(reading),
             buffers: Rc::clone(buffers),
             is_claimed: Cell::new(false),
+            is_answered: Cell::new(false),
             waiting: RefCell::new(None),
         })
     }
@@ -216,6 +219,16 @@ impl Client {
     /// Bytes of the body that are still to come, where that is known.
     pub(in crate::ingress) fn body_left(&self) -> Option<u64> {
         self.reading.borrow().body.left()
+    }
+
+    /// An answer begins, or all of it is written.
+    pub(super) fn answers(&self, is_answered: bool) {
+        self.is_answered.set(is_answered);
+    }
+
+    /// Whether it has not got all of an answer that has begun.
+    pub(in crate::ingress::downstream) fn is_answered(&self) -> bool {
+        self.is_answered.get()
     }
 
     /// Whether part of a further request is here.

@@ -50,10 +50,12 @@ pub(super) async fn serve(core: &Rc<Core>, connection: &Rc<Connection>, client: 
         let answer = Box::pin(proxy::handle_lines(Rc::clone(core), Rc::clone(connection), request, client));
         let Some(answer) = unless_gone(client, answer).await else { return End::Over };
         let is_last = !keeps || answer.is_last;
+        client.answers(true);
         if let Err(stop) = write(core, client, answer, to_head, is_last).await {
             tracing::debug!(?stop, peer = %connection.peer().address(), "answer not delivered");
             return End::Cut;
         }
+        client.answers(false);
         // Somebody may still be sending the request to the replica that has answered it.
         poll_fn(|cx| client.poll_released(cx)).await;
         if is_last || !client.skip_body() {
