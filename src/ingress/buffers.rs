@@ -20,8 +20,10 @@ pub(super) struct Buffers {
 }
 
 /// Bytes read at once at most, and what a buffer holds: a large body fills it,
-/// a few dozen small heads share it.
-pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
+/// a few dozen small heads share it. Twice as much saves calls, and costs more than
+/// they do: what is copied in falls out of the core's cache before it is copied out,
+/// and whoever sends finds us asleep more often (uploads of 1 MiB took 555 µs instead of 400).
+pub(super) const READ_BYTES_MAX: usize = 32 * 1024;
 /// What there must be room for before a read.
 pub(super) const READ_BYTES_MIN: usize = 8 * 1024;
 /// What has become larger is not kept.

@@ -181,10 +181,11 @@ async fn by_hyper(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, 
 
 async fn http2(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
     let service = service_fn(|request: Request<Incoming>| {
-        let (core, connection) = (Rc::clone(core), Rc::clone(connection));
-        async move { Ok::<_, Infallible>(proxy::handle(core, connection, request).await) }
+        // Boxed: hyper moves what it is given several times on its way into a task.
+        let answer = Box::pin(proxy::handle(Rc::clone(core), Rc::clone(connection), request));
+        async move { Ok::<_, Infallible>(answer.await) }
     });
-    let io = Gather::new(ClientIo::new(stream, early, None), &core.buffers);
+    let io = Gather::new(ClientIo::new(stream, early, None), &core.buffers, || connection.is_busy());
     let mut http = pin!(core.http2.serve_connection(TokioIo::new(io), service));
     let mut asked = false;
     let ended = poll_fn(|cx| {
