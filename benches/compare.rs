@@ -1,4 +1,4 @@
-//! Side by side: Repoint and whichever of HAProxy, NGINX and Envoy is here, at equal work.
+//! Side by side: Repoint and whichever of HAProxy, NGINX, Envoy and Caddy is here, at equal work.
 //!
 //! Each proxy routes by `Host` over the same environments to the same replicas, over kept connections, without an
 //! access log, and adds `X-Forwarded-For`, `X-Forwarded-Proto`, `Via` and `X-Request-Id`. Each has the first core to
@@ -6,6 +6,11 @@
 //! one looks; ratios are those of neighbours, and their medians count. The figure is the processor time of all
 //! processes and threads of a proxy, by the scheduler's own account, for each request. Every answer is checked: its
 //! status, its length, and that it comes from the right deployment. One wrong answer fails the run.
+//!
+//! Four works are of another kind. `half` sends at one rate to all, half of what HAProxy reaches, and to the replicas
+//! without a proxy: beside the processor time it says what latency each adds to that. `idle` asks what memory a
+//! connection takes whose client waits. In `moves` and `million` Repoint is beside itself, fed by a control plane in
+//! this process: with 1,000 moves of pointers each second and without, with 1,000,000 environments and with 100.
 //!
 //! ```text
 //! cargo build --profile dist --bin repoint
@@ -15,26 +20,36 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+#[path = "compare/idle.rs"]
+mod idle;
+#[path = "compare/itself.rs"]
+mod itself;
 #[path = "compare/load.rs"]
 mod load;
 #[path = "compare/machine.rs"]
 mod machine;
 #[path = "compare/peers.rs"]
 mod peers;
+#[path = "compare/plane.rs"]
+mod plane;
+#[path = "compare/pointers.rs"]
+mod pointers;
+#[path = "compare/records.rs"]
+mod records;
 #[path = "compare/replicas.rs"]
 mod replicas;
 #[path = "compare/report.rs"]
 mod report;
+#[path = "compare/rounds.rs"]
+mod rounds;
 #[path = "compare/works.rs"]
 mod works;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use peers::{Mode, Peer};
-use report::Row;
-use works::Work;
+use peers::Mode;
+use works::{Kind, Work};
 
 /// What a run is asked for.
 struct Ask {
@@ -105,18 +120,27 @@ fn main() -> ExitCode {
 fn run(ask: &Ask) -> Result<(), String> {
     machine::raise_descriptors();
     machine::pin_to(machine::LOAD_CORE)?;
-    let replicas = replicas::Replicas::start();
+    let replicas = replicas::Replicas::start().ports;
     let mut rows = Vec::new();
+    let all = || ask.works.iter().copied();
     for mode in [Mode::Http1, Mode::Tls, Mode::H2c] {
-        let works: Vec<_> = ask.works.iter().copied().filter(|work| work.mode == mode).collect();
-        if works.is_empty() {
+        let shared: Vec<_> = all().filter(|work| work.mode == mode && work.shares_proxies()).collect();
+        if shared.is_empty() {
             continue;
         }
-        let peers = peers::start(ask, mode, &replicas.ports)?;
-        for work in works {
-            eprintln!("{}: {}", work.name, work.says);
-            rows.extend(measure(ask, work, &peers)?);
+        let peers = peers::start(ask, &peers::here(ask), mode, &replicas)?;
+        for work in shared {
+            announce(work);
+            rows.extend(rounds::measure(ask, work, &peers, &replicas)?);
         }
+    }
+    for work in all().filter(|work| !work.shares_proxies()) {
+        announce(work);
+        rows.extend(match work.kind {
+            Kind::Idle => idle::measure(ask, work, &replicas)?,
+            Kind::Moves => itself::moves(ask, work, &replicas)?,
+            _ => itself::million(ask, work, &replicas)?,
+        });
     }
     print!("{}", report::tables(&rows));
     report::write(&ask.out, &rows).map_err(|error| format!("write into {}: {error}", ask.out.display()))?;
@@ -125,24 +149,6 @@ fn run(ask: &Ask) -> Result<(), String> {
     if errors > 0 { Err(format!("{errors} answers were wrong or missing: the figures mean nothing")) } else { Ok(()) }
 }
 
-/// All rounds of one work.
-fn measure(ask: &Ask, work: &'static Work, peers: &[Peer]) -> Result<Vec<Row>, String> {
-    let mut rows = Vec::new();
-    let rate = works::rate_of(work, peers, ask.environments)?;
-    for peer in peers {
-        // Warm, and not counted.
-        load::run(work, peer, ask.environments, Duration::from_millis(500), rate)?;
-    }
-    for round in 0..ask.rounds {
-        let mut order: Vec<&Peer> = peers.iter().collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for peer in order {
-            let before = peer.cpu();
-            let tally = load::run(work, peer, ask.environments, Duration::from_secs_f64(ask.seconds), rate)?;
-            rows.push(Row::new(work, &peer.name, round, peer.cpu() - before, tally));
-        }
-    }
-    Ok(rows)
+fn announce(work: &Work) {
+    eprintln!("{}: {}", work.name, work.says);
 }

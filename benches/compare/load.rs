@@ -1,25 +1,34 @@
 //! The clients: as many connections as a work has, each checking every answer.
+//!
+//! Owns a round: its end, its pace, what came of it. What is said on a connection is `http1`'s and `http2`'s business.
+//! They run on one core together with the replicas, so what they spend themselves is kept small: heads are written
+//! once and only the host's number changes, answers are read in place, and no answer costs a timer.
+
+#[path = "load/http1.rs"]
+pub mod http1;
+#[path = "load/http2.rs"]
+mod http2;
+#[path = "load/pace.rs"]
+mod pace;
 
 use std::cell::RefCell;
-use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::Request;
 use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::task::LocalSet;
 use tokio_rustls::TlsConnector;
 
-use crate::peers::{Mode, Peer, host};
-use crate::replicas::{CHUNKS, COUNT};
+use crate::peers::{Mode, Peer};
+use crate::pointers::Expected;
+use crate::replicas::COUNT;
 use crate::works::{Kind, Work};
+use pace::Pace;
 
 /// What came of one round.
 #[derive(Default)]
@@ -33,18 +42,20 @@ pub struct Tally {
     pub seconds: f64,
 }
 
-/// Longest wait for one answer: what takes longer is lost.
+/// Longest wait for answers after the end of a round: what takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
-const UPLOAD_BYTES: usize = 1024 * 1024;
 
+/// One round.
 struct Plan {
     kind: Kind,
-    peer: std::net::SocketAddr,
+    /// Where connections go: a proxy, or the replicas themselves in turn.
+    addresses: Vec<SocketAddr>,
     environments: usize,
+    expected: Expected,
     until: Instant,
     tls: Option<ClientConfig>,
-    /// Between two requests of one connection, where there is a rate.
-    every: Option<Duration>,
+    /// When requests are due, where there is a rate.
+    pace: Option<Pace>,
     tally: RefCell<Tally>,
 }
 
@@ -57,37 +68,53 @@ impl Plan {
         tally.latencies.push(u32::try_from((now - began).as_micros()).unwrap_or(u32::MAX));
         now
     }
+
+    fn wrong(&self, error: &dyn std::fmt::Display) {
+        let mut tally = self.tally.borrow_mut();
+        tally.errors += 1;
+        if tally.errors < 4 {
+            eprintln!("wrong: {error}");
+        }
+    }
+
+    /// Any environment; without a proxy one of those whose replica this connection goes to.
+    fn draw(&self, connection: usize) -> usize {
+        match self.addresses.len() {
+            1 => fastrand::usize(..self.environments),
+            _ => fastrand::usize(..self.environments.div_ceil(COUNT)) * COUNT + connection % COUNT,
+        }
+    }
 }
 
 /// Runs a work against a proxy for so long; `rate` is in requests a second.
-pub fn run(
-    work: &Work,
-    peer: &Peer,
-    environments: usize,
-    length: Duration,
-    rate: Option<f64>,
-) -> Result<Tally, String> {
+pub fn run(work: &Work, peer: &Peer, length: Duration, rate: Option<f64>) -> Result<Tally, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("make a runtime: {error}"))?;
     let started = Instant::now();
     let plan = Rc::new(Plan {
         kind: work.kind,
-        peer: peer.address,
-        environments,
+        addresses: peer.addresses.clone(),
+        environments: peer.environments,
+        expected: peer.expected.clone(),
         until: started + length,
         tls: if work.mode == Mode::Tls { Some(tls(peer)?) } else { None },
-        every: rate.map(|rate| Duration::from_secs_f64(work.connections as f64 / rate)),
+        pace: rate.map(|rate| Pace::new(Duration::from_secs_f64(1.0 / rate))),
         tally: RefCell::default(),
     });
-    runtime.block_on(LocalSet::new().run_until(async {
-        let clients: Vec<_> =
-            (0..work.connections).map(|_| tokio::task::spawn_local(client(Rc::clone(&plan)))).collect();
-        for client in clients {
-            if client.await.is_err() {
-                plan.tally.borrow_mut().errors += 1;
-            }
+    let local = LocalSet::new();
+    let round = local.run_until(async {
+        let clients: Vec<_> = (0..work.connections)
+            .map(|connection| tokio::task::spawn_local(patient(Rc::clone(&plan), connection)))
+            .collect();
+        if let Some(pace) = &plan.pace {
+            pace.keep(plan.until).await.map_err(|error| format!("keep a pace: {error}"))?;
         }
-    }));
+        for client in clients {
+            client.await.map_err(|error| format!("go through with a client: {error}"))?;
+        }
+        Ok::<(), String>(())
+    });
+    runtime.block_on(round)?;
     let mut tally = plan.tally.take();
     tally.seconds = started.elapsed().as_secs_f64();
     Ok(tally)
@@ -107,8 +134,16 @@ fn tls(peer: &Peer) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
+/// A client that does not wait for ever: an answer that is missing then is lost.
+async fn patient(plan: Rc<Plan>, connection: usize) {
+    let end = plan.until + PATIENCE;
+    if tokio::time::timeout_at(end.into(), client(&plan, connection)).await.is_err() {
+        plan.wrong(&"no answer");
+    }
+}
+
 /// One connection after the other, for as long as there is time.
-async fn client(plan: Rc<Plan>) {
+async fn client(plan: &Rc<Plan>, connection: usize) {
     let resumes = plan.kind == (Kind::Closing { resumes: true });
     let connector = plan.tls.clone().map(|mut config| {
         if resumes {
@@ -120,176 +155,12 @@ async fn client(plan: Rc<Plan>) {
     let mut first = true;
     while Instant::now() < plan.until {
         let served = match plan.kind {
-            Kind::Streams(streams) => http2(&plan, streams).await,
-            _ => connection(&plan, connector.as_ref(), resumes && !first).await,
+            Kind::Streams(streams) => http2::connection(plan, streams).await,
+            _ => http1::connection(plan, connection, connector.as_ref(), resumes && !first).await,
         };
         if let Err(error) = served {
-            let mut tally = plan.tally.borrow_mut();
-            tally.errors += 1;
-            if tally.errors < 4 {
-                eprintln!("wrong: {error}");
-            }
+            plan.wrong(&error);
         }
         first = false;
     }
-}
-
-async fn connection(plan: &Plan, connector: Option<&TlsConnector>, resumes: bool) -> io::Result<()> {
-    let began = Instant::now();
-    let stream = TcpStream::connect(plan.peer).await?;
-    stream.set_nodelay(true)?;
-    match connector {
-        None => requests(plan, stream, began).await,
-        Some(connector) => {
-            let name = ServerName::try_from(host(0)).map_err(io::Error::other)?;
-            let stream = connector.connect(name, stream).await?;
-            let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-            if resumes && !is_resumed {
-                return Err(io::Error::other("the handshake was not resumed"));
-            }
-            requests(plan, stream, began).await
-        }
-    }
-}
-
-/// The requests of one connection.
-async fn requests(plan: &Plan, mut stream: impl AsyncRead + AsyncWrite + Unpin, mut began: Instant) -> io::Result<()> {
-    let mut read = Vec::with_capacity(128 * 1024);
-    let upload = if plan.kind == Kind::Upload { vec![b'u'; UPLOAD_BYTES] } else { Vec::new() };
-    let mut next = Instant::now() + plan.every.unwrap_or_default().mul_f64(fastrand::f64());
-    loop {
-        if let Some(every) = plan.every {
-            tokio::time::sleep_until(next.into()).await;
-            began = next;
-            next += every;
-        }
-        let environment = fastrand::usize(..plan.environments);
-        stream.write_all(head(plan.kind, environment).as_bytes()).await?;
-        if !upload.is_empty() {
-            stream.write_all(&upload).await?;
-        }
-        stream.flush().await?;
-        let answer = tokio::time::timeout(PATIENCE, answer(plan, &mut stream, &mut read, environment));
-        let done = answer.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let now = plan.count(done, began);
-        if now >= plan.until {
-            return Ok(());
-        }
-        if let Kind::Closing { .. } = plan.kind {
-            // The answer is here; how the end goes is not asked.
-            let _ = stream.shutdown().await;
-            return Ok(());
-        }
-        began = now;
-    }
-}
-
-fn path(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Kept { bytes: 65_536 } => "/64k",
-        Kind::Events => "/events",
-        _ => "/1k",
-    }
-}
-
-fn head(kind: Kind, environment: usize) -> String {
-    let (path, host) = (path(kind), host(environment));
-    let (method, more) = match kind {
-        Kind::Upload => ("POST", format!("Content-Length: {UPLOAD_BYTES}\r\n")),
-        Kind::Closing { .. } => ("GET", "Connection: close\r\n".to_owned()),
-        _ => ("GET", String::new()),
-    };
-    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: compare\r\nAccept: */*\r\n{more}\r\n")
-}
-
-/// Reads an answer and looks at it. How many it counts for.
-async fn answer(
-    plan: &Plan,
-    stream: &mut (impl AsyncRead + Unpin),
-    read: &mut Vec<u8>,
-    environment: usize,
-) -> io::Result<u64> {
-    read.clear();
-    let end = loop {
-        if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
-        }
-        more(stream, read).await?;
-    };
-    let head = String::from_utf8_lossy(&read[..end]).to_ascii_lowercase();
-    let field = |name: &str| {
-        let value = head.split(&format!("\r\n{name}:")).nth(1).and_then(|rest| rest.split("\r\n").next());
-        value.map(|value| value.trim().to_owned())
-    };
-    let replica = field("x-replica").and_then(|replica| replica.parse().ok());
-    if !head.starts_with("http/1.1 200 ") || replica != Some(environment % COUNT) {
-        return Err(io::Error::other(format!("environment {environment} answered: {head}")));
-    }
-    if plan.kind == Kind::Events {
-        while !read.ends_with(b"\r\n0\r\n\r\n") {
-            more(stream, read).await?;
-        }
-        let chunks = read.windows(6).filter(|window| *window == b"data: ").count();
-        return if chunks == CHUNKS { Ok(chunks as u64) } else { Err(io::Error::other("chunks are missing")) };
-    }
-    let wanted = if path(plan.kind) == "/64k" { 65_536 } else { 1_024 };
-    // A proxy may frame anew; then the end of the chunks is the end.
-    let length = field("content-length").and_then(|length| length.parse::<usize>().ok());
-    if length != Some(wanted) {
-        return Err(io::Error::other(format!("not of {wanted} bytes: {head}")));
-    }
-    while read.len() < end + wanted {
-        more(stream, read).await?;
-    }
-    Ok(1)
-}
-
-async fn more(stream: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>) -> io::Result<()> {
-    match stream.read_buf(read).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
-}
-
-/// A connection of HTTP/2 with so many streams at any time.
-async fn http2(plan: &Rc<Plan>, streams: usize) -> io::Result<()> {
-    let stream = TcpStream::connect(plan.peer).await?;
-    stream.set_nodelay(true)?;
-    let (send, connection) = h2::client::handshake(stream).await.map_err(io::Error::other)?;
-    let driver = tokio::task::spawn_local(connection);
-    let streams: Vec<_> =
-        (0..streams).map(|_| tokio::task::spawn_local(stream_of(Rc::clone(plan), send.clone()))).collect();
-    drop(send);
-    for stream in streams {
-        stream.await.map_err(io::Error::other)??;
-    }
-    driver.abort();
-    Ok(())
-}
-
-async fn stream_of(plan: Rc<Plan>, send: h2::client::SendRequest<Bytes>) -> io::Result<()> {
-    let mut send = send.ready().await.map_err(io::Error::other)?;
-    while Instant::now() < plan.until {
-        let began = Instant::now();
-        let environment = fastrand::usize(..plan.environments);
-        let request = Request::get(format!("http://{}{}", host(environment), path(plan.kind)));
-        let request = request.header("user-agent", "compare").body(()).map_err(io::Error::other)?;
-        let (answer, _) = send.send_request(request, true).map_err(io::Error::other)?;
-        let answer =
-            tokio::time::timeout(PATIENCE, answer).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
-        let (head, mut body) = answer.map_err(io::Error::other)?.into_parts();
-        let mut length = 0;
-        while let Some(data) = body.data().await {
-            let data = data.map_err(io::Error::other)?;
-            length += data.len();
-            body.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
-        }
-        let replica = head.headers.get("x-replica").and_then(|replica| replica.to_str().ok()?.parse().ok());
-        if head.status != 200 || length != 1_024 || replica != Some(environment % COUNT) {
-            return Err(io::Error::other(format!("environment {environment} answered {head:?} with {length} bytes")));
-        }
-        plan.count(1, began);
-        send = send.ready().await.map_err(io::Error::other)?;
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Cores, descriptors, and the processor time of processes.
+//! Cores, descriptors, and the processor time and memory of processes.
 
 use std::fs;
 
@@ -27,6 +27,17 @@ pub fn raise_descriptors() {
 /// Nanoseconds that a process, its threads and its descendants have run (`schedstat`, proc(5)).
 pub fn cpu_of(pid: u32) -> u64 {
     family(pid).into_iter().flat_map(threads).filter_map(|path| nanoseconds(&path)).sum()
+}
+
+/// Bytes of anonymous memory of a process and its descendants, shared pages by their share (`smaps_rollup`, proc(5)).
+/// Not the pages of its binary, which come in as code is run, nor what the kernel keeps for its sockets.
+pub fn memory_of(pid: u32) -> u64 {
+    let anonymous = |pid| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    family(pid).into_iter().filter_map(anonymous).sum::<u64>() * 1024
 }
 
 fn nanoseconds(schedstat: &str) -> Option<u64> {

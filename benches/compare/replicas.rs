@@ -56,19 +56,9 @@ async fn serve(mut stream: TcpStream, index: usize) -> io::Result<()> {
     let events = format!(
         "HTTP/1.1 200 OK\r\nX-Replica: {index}\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
-    let (mut read, mut chunk) = (Vec::with_capacity(8_192), vec![0; 64 * 1024]);
+    let (mut read, mut chunk) = (Vec::with_capacity(64 * 1024), vec![0; 64 * 1024]);
     loop {
-        let end = loop {
-            if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-                break end + 4;
-            }
-            if stream.read_buf(&mut read).await? == 0 {
-                return Ok(());
-            }
-        };
-        let path = read.split(|byte| *byte == b' ').nth(1).unwrap_or_default().to_vec();
-        let mut body = length(&read[..end]).saturating_sub(read.len() - end);
-        read.drain(..(end + length(&read[..end])).min(read.len()));
+        let Some((asked, mut body)) = request(&mut stream, &mut read).await? else { return Ok(()) };
         while body > 0 {
             let room = body.min(chunk.len());
             body -= match stream.read(&mut chunk[..room]).await? {
@@ -76,9 +66,9 @@ async fn serve(mut stream: TcpStream, index: usize) -> io::Result<()> {
                 taken => taken,
             };
         }
-        match &path[..] {
-            b"/64k" => stream.write_all(&large).await?,
-            b"/events" => {
+        match asked {
+            Asked::Large => stream.write_all(&large).await?,
+            Asked::Events => {
                 stream.write_all(events.as_bytes()).await?;
                 let mut ticks = tokio::time::interval(BETWEEN_CHUNKS);
                 for _ in 0..CHUNKS {
@@ -88,13 +78,36 @@ async fn serve(mut stream: TcpStream, index: usize) -> io::Result<()> {
                 }
                 stream.write_all(b"0\r\n\r\n").await?;
             }
-            _ => stream.write_all(&small).await?,
+            Asked::Small => stream.write_all(&small).await?,
         }
     }
 }
 
-fn length(head: &[u8]) -> usize {
-    let text = String::from_utf8_lossy(head).to_ascii_lowercase();
-    let value = text.split("\r\ncontent-length:").nth(1).and_then(|rest| rest.split("\r\n").next());
-    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+enum Asked {
+    Small,
+    Large,
+    Events,
+}
+
+/// Reads a request's head: what it asks for, and how much of its body is still to come. None when the proxy has closed.
+async fn request(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Option<(Asked, usize)>> {
+    loop {
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut head = httparse::Request::new(&mut fields);
+        if let httparse::Status::Complete(end) = head.parse(read).map_err(io::Error::other)? {
+            let asked = match head.path {
+                Some("/64k") => Asked::Large,
+                Some("/events") => Asked::Events,
+                _ => Asked::Small,
+            };
+            let length = head.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+            let length = length.and_then(|field| std::str::from_utf8(field.value).ok()?.parse().ok()).unwrap_or(0);
+            let body = read.len() - end;
+            read.drain(..(end + length).min(read.len()));
+            return Ok(Some((asked, length.saturating_sub(body))));
+        }
+        if stream.read_buf(read).await? == 0 {
+            return Ok(None);
+        }
+    }
 }

@@ -107,6 +107,13 @@ impl Server {
         Self::start_in(folder(), &proxy_arguments(stream, token).each_ref().map(String::as_str))
     }
 
+    /// The same, with further arguments, by another binary.
+    pub fn proxy_from(binary: &Path, stream: SocketAddr, token: &Path, more: &[&str]) -> Self {
+        let arguments = proxy_arguments(stream, token);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        Self::start_from(binary, folder(), &arguments)
+    }
+
     /// What a proxy says that must not start.
     pub fn refused_proxy(control: &Self, more: &[&str]) -> Output {
         let mut command = Command::new(BINARY);
