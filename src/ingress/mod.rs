@@ -8,6 +8,7 @@
 pub mod check;
 pub mod config;
 pub mod routes;
+pub mod steps;
 pub mod tls;
 pub mod trust;
 pub mod watched;
@@ -31,6 +32,7 @@ mod body;
 mod upgrade;
 mod error;
 mod limits;
+mod memory;
 mod alarm;
 mod streams;
 #[cfg(test)]

@@ -57,6 +57,10 @@ impl Tunnel {
                 let (read, write) = tokio::io::split(client);
                 self.between(read, write, early, pending()).await;
             }
+            Stream::Memory(client) => {
+                let (read, write) = tokio::io::split(client);
+                self.between(read, write, early, pending()).await;
+            }
         }
     }
 

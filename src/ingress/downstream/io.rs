@@ -15,11 +15,14 @@ use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::ingress::downstream::Connection;
+use crate::ingress::memory::Memory;
 
 /// Plain or encrypted. An enum, so that plain costs a branch and no call.
 pub(in crate::ingress) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// No socket at all, where `steps` measures.
+    Memory(Box<Memory>),
 }
 
 macro_rules! either {
@@ -27,6 +30,7 @@ macro_rules! either {
         match $stream {
             Stream::Plain($inner) => $call,
             Stream::Tls($inner) => $call,
+            Stream::Memory($inner) => $call,
         }
     };
 }

@@ -96,7 +96,7 @@ async fn tell(connection: &Connection, stream: &mut Stream) -> Option<(Protocol,
 }
 
 /// Reads requests ourselves for as long as they are usual ones; then hyper does.
-async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
+pub(in crate::ingress) async fn http1(core: &Rc<Core>, connection: &Rc<Connection>, stream: Stream, early: Bytes) {
     let io = ClientIo::new(stream, Bytes::new(), Some(Rc::clone(connection)));
     let client = Client::new(io, early, &core.buffers);
     let ended = {

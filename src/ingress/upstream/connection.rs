@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::ingress::memory::Memory;
 use crate::ingress::socket;
 use crate::ingress::upstream::peer::Peer;
 use crate::model::manifest::Protocol;
@@ -21,6 +22,8 @@ pub(in crate::ingress) enum Connection {
     Plain(TcpStream),
     // Boxed: a kilobyte, which those without TLS are spared.
     Secure(Box<TlsStream<TcpStream>>),
+    /// No socket at all, where `steps` measures.
+    Memory(Box<Memory>),
 }
 
 macro_rules! either {
@@ -28,6 +31,7 @@ macro_rules! either {
         match $connection {
             Connection::Plain($inner) => $call,
             Connection::Secure($inner) => $call,
+            Connection::Memory($inner) => $call,
         }
     };
 }
@@ -52,11 +56,12 @@ impl Connection {
         }
     }
 
-    /// The socket below.
-    pub(super) fn socket(&self) -> SockRef<'_> {
+    /// The socket below, where there is one.
+    pub(super) fn socket(&self) -> Option<SockRef<'_>> {
         match self {
-            Self::Plain(stream) => SockRef::from(stream),
-            Self::Secure(stream) => SockRef::from(stream.get_ref().0),
+            Self::Plain(stream) => Some(SockRef::from(stream)),
+            Self::Secure(stream) => Some(SockRef::from(stream.get_ref().0)),
+            Self::Memory(_) => None,
         }
     }
 
@@ -73,14 +78,15 @@ impl Connection {
                 let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(stream.as_mut()).poll_read(&mut cx, &mut ReadBuf::new(&mut behind)).is_pending()
             }
+            Self::Memory(peer) => peer.is_quiet(),
         }
     }
 
     /// The same, as far as the kernel knows.
     pub(super) fn is_quiet_now(&mut self) -> bool {
         let is_quiet = self.is_quiet();
-        let peeked = self.socket().peek(&mut [MaybeUninit::uninit()]);
-        is_quiet && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let peeked = self.socket().map(|socket| socket.peek(&mut [MaybeUninit::uninit()]));
+        is_quiet && peeked.is_none_or(|peeked| peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
     }
 }
 

@@ -298,7 +298,7 @@ impl Link {
     fn send_rest(&mut self, mut out: Outgoing, mut body: RequestBody) {
         let Io::Whole(stream) = std::mem::replace(&mut self.io, Io::Gone) else { return };
         // Closes it as a whole: a cut request must not look like a complete one.
-        let Ok(socket) = stream.socket().try_clone() else { return };
+        let Some(Ok(socket)) = stream.socket().map(|socket| socket.try_clone()) else { return };
         let (read, mut write) = tokio::io::split(stream);
         let cut = Rc::new(Cell::new(false));
         let is_cut = Rc::clone(&cut);

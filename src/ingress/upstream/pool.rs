@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use crate::ingress::added::Ours;
 use crate::ingress::exchange::Exchange;
+use crate::ingress::memory::Memory;
 use crate::ingress::outbound::Outbound;
 use crate::ingress::request_body::RequestBody;
 use crate::ingress::upgrade::Tunnel;
@@ -30,6 +31,7 @@ use crate::ingress::upstream::http2::stream::Stream;
 use crate::ingress::upstream::link::{Broken, Link};
 use crate::ingress::upstream::peer::Peer;
 use crate::model::manifest::Protocol;
+use crate::routing::pool::EndpointRoute;
 
 /// Below this the event loop has seen a close about as soon as we could: asking
 /// the kernel about every reuse would cost a call per request.
@@ -147,6 +149,12 @@ impl Upstream {
                 Ok(Opening { upstream: self, peer })
             }
         }
+    }
+
+    /// Keeps a connection to an endpoint which is memory: see `steps`.
+    pub(in crate::ingress) fn keep_in_memory(&self, endpoint: &EndpointRoute, replica: Memory) {
+        let (peer, connection) = (Peer::of(endpoint), Connection::Memory(Box::new(replica)));
+        self.keep(Link::new(peer, connection, self.alarms.add(), self.idle_timeout, Rc::clone(&self.buffers)));
     }
 
     fn keep(&self, mut link: Box<Link>) {

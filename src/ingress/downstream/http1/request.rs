@@ -36,14 +36,14 @@ pub(in crate::ingress) struct Request {
 }
 
 /// By what a head is read.
-pub(super) struct Rules<'a> {
-    pub(super) config: &'a Config,
+pub(in crate::ingress) struct Rules<'a> {
+    pub(in crate::ingress) config: &'a Config,
     /// Whether what the client says of others is believed.
-    pub(super) is_trusted: bool,
+    pub(in crate::ingress) is_trusted: bool,
 }
 
 /// What a head comes to.
-pub(super) enum Parsed {
+pub(in crate::ingress) enum Parsed {
     Request(Box<Request>, Body),
     /// Its end is not here.
     Part,
@@ -54,7 +54,7 @@ pub(super) enum Parsed {
 const FIELDS_MAX: usize = 64;
 
 /// Takes the first head out of `bytes`, if it is a usual one.
-pub(super) fn parse(bytes: &mut Bytes, rules: &Rules<'_>) -> Parsed {
+pub(in crate::ingress) fn parse(bytes: &mut Bytes, rules: &Rules<'_>) -> Parsed {
     let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let read = match request.parse_with_uninit_headers(bytes, &mut slots) {

@@ -52,7 +52,7 @@ pub(in crate::ingress) enum Stop {
 
 impl Outgoing {
     /// A request to be sent; `buffer` is written into.
-    pub(in crate::ingress::upstream) fn request(
+    pub(in crate::ingress) fn request(
         outbound: &Outbound,
         ours: Ours<'_>,
         body: &RequestBody,
