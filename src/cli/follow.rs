@@ -162,7 +162,8 @@ fn ask(
     }
 }
 
-fn not_moved(ended: &Move, names: &Names) -> String {
+/// Why a pending move did not move anything, for people.
+pub fn not_moved(ended: &Move, names: &Names) -> String {
     let Names { deployment, environment } = names;
     let detail = ended.detail.as_deref().unwrap_or("no reason was given");
     // Servers of before this was kept say none.

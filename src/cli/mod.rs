@@ -33,6 +33,7 @@ mod settings;
 mod table;
 mod text;
 mod transfer;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ use crate::cli::error::Error;
 use crate::cli::follow::{self, Landed, Names};
 use crate::cli::select::Owner;
 use crate::cli::session::Session;
+use crate::cli::watch::{self, Wait};
 use crate::cli::{Done, replicas, select, text};
 use crate::rest::deployments::Deployment;
 use crate::rest::environments::Environment;
@@ -16,7 +17,8 @@ use crate::rest::moves::{self as shape, Moved};
 /// Arguments of `repoint promote`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  repoint promote k3v9x2ab --to staging\n  \
-                        repoint promote k3v9x2ab --to support/production --reason \"faster answers\" --yes")]
+                        repoint promote k3v9x2ab --to support/production --reason \"faster answers\" --yes\n  \
+                        repoint promote k3v9x2ab --to staging --scale-previous-to-zero --wait=drained")]
 pub struct Promote {
     #[command(flatten)]
     pub(super) common: Common,
@@ -46,6 +48,8 @@ pub struct Promote {
     /// Do not ask; needed for production where there is no terminal
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// Arguments of `repoint rollback`.
@@ -68,10 +72,13 @@ pub struct Rollback {
     /// Do not ask; needed for production where there is no terminal
     #[arg(long, short)]
     yes: bool,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 impl Promote {
     pub(super) fn run(&self, session: &mut Session) -> Result<Done, Error> {
+        let goal = self.wait.goal(self.scale_previous_to_zero)?;
         let (deployment, environment) = self.chosen(session)?;
         let names = Names { deployment: deployment.reference.to_string(), environment: full_name(&environment) };
         confirm_production(
@@ -90,13 +97,17 @@ impl Promote {
             expected_current_deployment_id: expected.map(|deployment| Some(deployment.id)),
             reason: self.reason.clone(),
             start: self.start,
-            wait_ms: Some(shape::WAIT_MS_DEFAULT),
+            wait_ms: Some(if goal.is_some() { 0 } else { shape::WAIT_MS_DEFAULT }),
         };
         let answer = session.client.post("/api/v1/deployments/promote", &body, session.patience.step);
         if matches!(&answer, Err(Error::Refused { code, .. }) if code == ErrorCode::TargetNotReady.as_str()) {
             replicas::remark_errors(session, deployment.id, environment.id);
         }
-        let landed = follow::to_the_end(session, answer?, &names)?;
+        let answer = answer?;
+        if let Some(goal) = goal {
+            return watch::to_the_goal(session, &answer, &names, goal, self.wait.patience());
+        }
+        let landed = follow::to_the_end(session, answer, &names)?;
         report(session, &landed, &names)?;
         Ok(landed.done())
     }
@@ -114,6 +125,7 @@ impl Promote {
 
 impl Rollback {
     pub(super) fn run(&self, session: &mut Session) -> Result<Done, Error> {
+        let goal = self.wait.goal(false)?;
         let environment = select::environment(session, &self.environment)?;
         let deployment = in_project(session, &environment, self.to.as_deref())?;
         let back_to = match &deployment {
@@ -134,9 +146,12 @@ impl Rollback {
             expected_current_deployment_id: expected.map(|deployment| Some(deployment.id)),
             immediate: false,
             reason: self.reason.clone(),
-            wait_ms: Some(shape::WAIT_MS_DEFAULT),
+            wait_ms: Some(if goal.is_some() { 0 } else { shape::WAIT_MS_DEFAULT }),
         };
         let answer = session.client.post("/api/v1/deployments/rollback", &body, session.patience.step)?;
+        if let Some(goal) = goal {
+            return watch::to_the_goal(session, &answer, &names, goal, self.wait.patience());
+        }
         let landed = follow::to_the_end(session, answer, &names)?;
         report(session, &landed, &names)?;
         Ok(landed.done())

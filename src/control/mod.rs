@@ -45,6 +45,7 @@ mod removal;
 mod replicas;
 mod sleep;
 mod source;
+mod timeline;
 mod write;
 
 pub use error::Error;

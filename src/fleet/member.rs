@@ -3,7 +3,7 @@
 //! Pure: `now` is an argument. [`members`](crate::fleet::members) draws the
 //! conclusions over all of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -161,6 +161,8 @@ pub(super) struct Member {
     pub(super) applied: Option<Revision>,
     pub(super) durable: Option<Revision>,
     pub(super) refused: Option<Refused>,
+    /// When `applied` got where, newest last; the first is only where it stood.
+    arrivals: VecDeque<(Option<Revision>, Instant)>,
     /// `heard` as of the last time it was stored; `None`: it never was.
     stored: Option<Instant>,
     /// What an earlier run of the control plane knew; over once it is heard.
@@ -187,6 +189,10 @@ struct Said {
     busy_endpoints: BTreeMap<EndpointId, u64>,
 }
 
+/// Arrivals kept. Enough to say of a move how long it took while it is looked
+/// at, however many follow it; older ones are in the history as a whole.
+const ARRIVALS_MAX: usize = 16;
+
 /// 5 min: what is stored is for people and for forgetting after a day; 10,000
 /// proxies are 33 rows a second at this pace.
 const STORED_LATE_MAX: Duration = Duration::from_secs(300);
@@ -204,6 +210,7 @@ impl Member {
     pub(super) fn new(greeting: Greeting, stream: u64, now: Instant) -> Self {
         Self {
             applied: greeting.applied,
+            arrivals: VecDeque::from([(greeting.applied, now)]),
             greeting,
             stream: Some(stream),
             heard: now,
@@ -238,6 +245,10 @@ impl Member {
     /// The same run has opened another stream. Its last status still holds: what
     /// closed and went idle takes no requests until a newer change opens it.
     pub(super) fn greet_again(&mut self, greeting: Greeting, stream: u64, now: Instant) {
+        if self.applied != greeting.applied {
+            // When it got there was not seen.
+            self.arrivals = VecDeque::from([(greeting.applied, now)]);
+        }
         self.applied = greeting.applied;
         self.greeting = greeting;
         self.stream = Some(stream);
@@ -257,6 +268,12 @@ impl Member {
     /// Answers whether anything did.
     pub(super) fn ack(&mut self, applied: Option<Revision>, durable: Option<Revision>) -> bool {
         let grown = applied > self.applied || durable > self.durable;
+        if applied > self.applied {
+            self.arrivals.push_back((applied, self.heard));
+            if self.arrivals.len() > ARRIVALS_MAX {
+                self.arrivals.pop_front();
+            }
+        }
         self.applied = self.applied.max(applied);
         self.durable = self.durable.max(durable);
         let healed = self.refused.as_ref().is_some_and(|refused| self.applied >= Some(refused.revision));
@@ -289,6 +306,14 @@ impl Member {
         let changed = !self.said.proves_as_much_as(&said);
         self.said = said;
         changed
+    }
+
+    /// When it was seen to get to `revision`; `None` where it stood there
+    /// already, or that is too long ago.
+    pub(super) fn arrived_at(&self, revision: Revision) -> Option<Instant> {
+        let at = self.arrivals.partition_point(|(applied, _)| *applied < Some(revision));
+        // What stands first was not seen to arrive.
+        (at > 0).then(|| self.arrivals.get(at)).flatten().map(|(_, at)| *at)
     }
 
     pub(super) fn hear(&mut self, now: Instant) {

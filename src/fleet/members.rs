@@ -14,6 +14,7 @@ use crate::fleet::Config;
 use crate::fleet::blocker::{Blocker, Why};
 use crate::fleet::member::{Before, Greeting, Member, Refused, Report, State};
 use crate::fleet::propagation::{Propagation, Refusal};
+use crate::fleet::spread::Spread;
 use crate::model::id::{EndpointId, InstanceId};
 use crate::model::member::{MemberKey, StoredMember};
 use crate::model::pool::PoolKey;
@@ -280,6 +281,11 @@ impl Members {
         propagation
     }
 
+    /// How the change at `revision`, which was committed then, has spread.
+    pub fn spread(&self, revision: Revision, committed: Instant, now: Instant) -> Spread {
+        Spread::of(self.members.iter(), &self.config, revision, committed, now)
+    }
+
     /// A live or suspect member that `lacks` something, and when it would be
     /// gone: the first from this key on, or else from the beginning.
     pub(super) fn awaited(
@@ -323,6 +329,11 @@ impl Members {
     pub fn in_flight(&self, pool: PoolKey, now: Instant) -> u64 {
         let here = self.members.values().filter(|member| member.state(&self.config, now) != State::Gone);
         here.map(|member| member.in_flight_on(pool)).sum()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.members.len()
     }
 
     /// Every proxy, by name.

@@ -16,6 +16,7 @@ use crate::fleet::blocker::Blockers;
 use crate::fleet::member::{Greeting, Refused, Report};
 use crate::fleet::members::{Members, ProxyView, Session, StillLive};
 use crate::fleet::propagation::Propagation;
+use crate::fleet::spread::Spread;
 use crate::fleet::wait::{Until, Wait};
 use crate::model::id::{EndpointId, InstanceId};
 use crate::model::member::{MemberKey, StoredMember};
@@ -26,6 +27,7 @@ pub mod blocker;
 pub mod member;
 pub mod members;
 pub mod propagation;
+pub mod spread;
 pub mod wait;
 
 /// How silence is read.
@@ -187,6 +189,14 @@ impl Fleet {
         self.members().propagation(revision, now())
     }
 
+    /// The same by name and in time; it was committed at `committed`.
+    pub fn spread(&self, revision: Revision, committed: Timestamp) -> Spread {
+        let now = now();
+        let since = Duration::try_from(Timestamp::now().duration_since(committed)).unwrap_or_default();
+        // A machine that started after the commit has no instant for it.
+        self.members().spread(revision, now.checked_sub(since).unwrap_or(now), now)
+    }
+
     /// Waits until every live and suspect proxy has applied `revision`, until
     /// those that have not have refused it for good, or for `deadline`.
     pub async fn wait_applied(&self, revision: Revision, deadline: Duration) -> Propagation {
@@ -262,6 +272,11 @@ impl Fleet {
     /// Requests on a pool, summed over the proxies that are not gone, as last reported.
     pub fn in_flight(&self, pool: PoolKey) -> u64 {
         self.members().in_flight(pool, now())
+    }
+
+    /// How many runs of proxies are remembered.
+    pub fn count(&self) -> usize {
+        self.members().count()
     }
 
     /// Every proxy that is remembered.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod history;
 pub mod logs;
+pub mod move_events;
 pub mod moves;
 pub mod page;
 pub mod projects;

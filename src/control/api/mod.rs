@@ -23,6 +23,7 @@ mod events;
 mod extract;
 mod listener;
 mod logs;
+mod move_events;
 mod moves;
 mod projects;
 mod promotions;
@@ -85,7 +86,9 @@ fn nouns() -> Router<Control> {
         .route("/deployments/{id}/errors", get(deployments::errors))
         .route("/deployments/{id}/logs", get(logs::stream))
         .route("/moves/{id}", get(moves::one))
+        .route("/moves/{id}/events", get(move_events::of_move))
         .route("/promotions/{id}/propagation", get(promotions::propagation))
+        .route("/promotions/{id}/events", get(move_events::of_promotion))
         .route("/promotions", post(promotions::promote_all))
         .route("/import", post(transfer::import))
         .route("/export", get(transfer::export))

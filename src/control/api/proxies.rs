@@ -19,11 +19,7 @@ pub(super) async fn list(State(control): State<Control>) -> Json<Proxies> {
         Proxy {
             proxy_id: proxy.proxy_id,
             instance_id: proxy.instance_id,
-            state: match proxy.state {
-                Heard::Live => ProxyState::Live,
-                Heard::Suspect => ProxyState::Suspect,
-                Heard::Gone => ProxyState::Gone,
-            },
+            state: state(proxy.state),
             connected: proxy.connected,
             applied_revision: applied,
             durable_revision: proxy.durable_revision.unwrap_or_default(),
@@ -51,6 +47,14 @@ pub(super) async fn forget(
 ) -> Result<Json<ForgottenProxy>, Error> {
     let forgotten = control.forget_proxy(&proxy_id, query.instance_id).await?;
     Ok(Json(ForgottenProxy { proxy_id, forgotten }))
+}
+
+pub(super) fn state(heard: Heard) -> ProxyState {
+    match heard {
+        Heard::Live => ProxyState::Live,
+        Heard::Suspect => ProxyState::Suspect,
+        Heard::Gone => ProxyState::Gone,
+    }
 }
 
 /// A proxy may be ahead of the head that was read a moment before it.

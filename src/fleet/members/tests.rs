@@ -200,6 +200,61 @@ fn a_refusal_that_a_snapshot_heals_is_waited_out() {
 }
 
 #[test]
+fn how_a_change_spreads_is_told_in_time_and_by_name() {
+    let mut table = Table::new();
+    let quick = table.joins("quick", Some(6), 0);
+    let slow = table.joins("slow", Some(6), 0);
+    table.joins("late", Some(6), 0);
+    table.joins("new", Some(7), 3);
+    let spread = |table: &Table, seconds| table.members.spread(Revision(7), table.at(1), table.at(seconds));
+    assert_eq!((spread(&table, 3).applied, spread(&table, 3).times), (1, None), "who began with it took no time");
+
+    table.acks(&quick, 7, 3);
+    // It went past the change in one step.
+    table.acks(&slow, 9, 5);
+    table.acks(&slow, 12, 9);
+    let told = spread(&table, 9);
+    let times = told.times.unwrap();
+    assert_eq!((times.p50.as_secs(), times.p99.as_secs(), times.all.as_secs(), times.measured), (2, 4, 4, 2));
+    let [laggard] = told.lagging.as_slice() else { panic!("{told:?}") };
+    assert_eq!((laggard.proxy_id.as_str(), laggard.applied, told.lagging_count), ("late", Some(Revision(6)), 1));
+    assert!(!told.is_complete());
+    let gone = spread(&table, 62);
+    assert_eq!((gone.unconfirmed, gone.is_complete()), (1, true));
+}
+
+#[test]
+fn a_proxy_that_refuses_for_good_is_counted_as_refusing() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(6), 0);
+    let told = |table: &Table| table.members.spread(Revision(7), table.at(0), table.at(1));
+    table.refuses(&session, 7, Reason::Gap, 1);
+    assert_eq!((told(&table).lagging_count, told(&table).refusing_count), (1, 0));
+    table.refuses(&session, 7, Reason::Invalid, 1);
+    assert_eq!(told(&table).refusing_count, 1);
+    assert_eq!(told(&table).lagging[0].refused.as_ref().map(|refused| refused.reason), Some(Reason::Invalid));
+}
+
+#[test]
+fn when_a_change_arrived_long_ago_is_not_made_up() {
+    let mut table = Table::new();
+    let session = table.joins("a", Some(1), 0);
+    for revision in 2..40 {
+        table.acks(&session, revision, revision);
+    }
+    let times = |table: &Table, revision| table.members.spread(Revision(revision), table.at(0), table.at(40)).times;
+    assert_eq!(times(&table, 39).unwrap().all.as_secs(), 39);
+    assert_eq!(times(&table, 5), None);
+    // A stream that begins anew where the last one ended keeps what was seen.
+    let session = table.joins("a", Some(39), 41);
+    assert_eq!(times(&table, 39).unwrap().all.as_secs(), 39);
+    table.acks(&session, 40, 42);
+    // One that has got further unseen does not.
+    table.joins("a", Some(45), 43);
+    assert_eq!(table.members.spread(Revision(45), table.at(0), table.at(44)).times, None);
+}
+
+#[test]
 fn invariant_3_watermarks_never_go_back() {
     let mut table = Table::new();
     let session = table.joins("a", Some(5), 0);
