@@ -197,7 +197,7 @@ impl Client {
         loop {
             let begun = Instant::now();
             let end = match connect(&self.endpoint).await {
-                Ok(channel) => self.follow(channel, drain).await,
+                Ok(channel) => self.follow(channel, &mut backoff, drain).await,
                 Err(error) => End::Connect(error),
             };
             self.lost(&end);
@@ -216,7 +216,7 @@ impl Client {
     }
 
     /// One stream, from Hello to its end.
-    async fn follow(&self, channel: Channel, drain: &mut drain::Watch) -> End {
+    async fn follow(&self, channel: Channel, backoff: &mut Backoff, drain: &mut drain::Watch) -> End {
         let outbox = Arc::new(Outbox::new(Arc::clone(&self.live), self.hello()));
         let mut disk = self.keeper().map(Keeper::watch);
         let opening = self.open(channel, Arc::clone(&outbox));
@@ -234,6 +234,7 @@ impl Client {
                     Ok(Some(message)) => match self.hear(&mut session, &outbox, message) {
                         Ok(None) => {}
                         Ok(Some(welcome)) => {
+                            backoff.welcomed(welcome.reconnect_spread);
                             if welcome.mode == SyncMode::Resume {
                                 outbox.ack(self.ack());
                             }

@@ -18,6 +18,8 @@ pub struct ServerMetrics {
     pub(super) snapshots: Counter,
     pub(super) deltas: Counter,
     pub(super) refused: Counter,
+    pub(super) diverged: Counter,
+    pub(super) turned_away: Counter,
 }
 
 /// What a proxy counts.
@@ -43,6 +45,16 @@ impl ServerMetrics {
             registry.register("snapshots", "Snapshots sent", own.snapshots.clone());
             registry.register("deltas", "Deltas sent", own.deltas.clone());
             registry.register("refused", "Frames that a proxy refused", own.refused.clone());
+            registry.register(
+                "diverged",
+                "Times a proxy's table did not add up to the store's digest: an alarm",
+                own.diverged.clone(),
+            );
+            registry.register(
+                "turned_away",
+                "Introductions put off because too many came at a time",
+                own.turned_away.clone(),
+            );
         });
         own
     }

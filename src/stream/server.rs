@@ -22,12 +22,13 @@ use crate::stream::metrics::ServerMetrics;
 use crate::stream::server::entry::Entry;
 use crate::stream::server::roll::Roll;
 use crate::stream::server::snapshots::Snapshots;
-use crate::stream::server::stream::{Shared, Stream};
+use crate::stream::server::stream::{Hellos, Shared, Stream};
 use crate::stream::source::Source;
 use crate::stream::{Error, Token};
 use crate::wire::proto::control_stream_service_server::{ControlStreamService, ControlStreamServiceServer};
 use crate::wire::proto::{SyncRequest, SyncResponse};
 
+pub(super) mod bucket;
 pub(super) mod entry;
 pub(super) mod roll;
 pub mod session;
@@ -50,9 +51,15 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How often a proxy says what it is doing.
     pub status: Duration,
-    /// Proxies come back within this time after a stop. 2 s for a few; more
-    /// proxies want more, so that they do not come all at once.
+    /// Proxies come back within this time after a stop or a loss, and
+    /// [`SPREAD_EACH`] more for each that is remembered, so that they do not come
+    /// all at once. Half a second for a few: a restart is hardly noticed.
     pub reconnect_spread: Duration,
+    /// Proxies that may introduce themselves in a second. 2,000: about half of
+    /// what one core lets in, so that moves go on beside a fleet that comes back.
+    pub hellos_per_second: u32,
+    /// The same at once, after a quiet second.
+    pub hellos_at_once: u32,
     /// Snapshots sent at a time; further proxies are asked to come later. 4: a
     /// snapshot of a million environments is 125 MB.
     pub snapshots_max: usize,
@@ -76,7 +83,9 @@ impl Config {
             embedded: None,
             heartbeat: Duration::from_secs(1),
             status: Duration::from_secs(1),
-            reconnect_spread: Duration::from_secs(2),
+            reconnect_spread: Duration::from_millis(500),
+            hellos_per_second: 2_000,
+            hellos_at_once: 2_000,
             snapshots_max: 4,
             silence_max: Duration::from_secs(60),
             connections_max: 20_000,
@@ -84,6 +93,13 @@ impl Config {
         }
     }
 }
+
+/// Longest spread of reconnects: a third of the time in which a silent proxy is
+/// still waited for.
+const SPREAD_MAX: Duration = Duration::from_secs(20);
+
+/// 1 ms: 10,000 proxies come back within ten seconds, half as fast as they are let in.
+const SPREAD_EACH: Duration = Duration::from_millis(1);
 
 /// Serves proxies on a listener until asked to stop; then sends them away and
 /// waits for their streams to end.
@@ -126,7 +142,8 @@ where
     let incoming = entry::guard(incoming, config.connections_max, config.opening_max);
     let mut stop = drain.clone();
     let roll = Roll::start(source.clone(), fleet.clone(), &drain);
-    let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, roll, drain });
+    let hellos = Hellos::new(&config);
+    let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, roll, hellos, drain });
     let serving = tonic::transport::Server::builder()
         // Rule 6: a proxy whose machine vanished is noticed although nothing is sent to it.
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -170,6 +187,14 @@ impl<S: Source> ControlStreamService for Service<S> {
 const OUTBOUND_MAX: usize = 2;
 
 impl<S> Shared<S> {
+    /// The time over which the fleet is to come back after a loss.
+    pub(super) fn reconnect_spread(&self) -> Duration {
+        let members = u32::try_from(self.fleet.count()).unwrap_or(u32::MAX);
+        // A fleet that is configured to come back later does.
+        let grown = self.config.reconnect_spread + SPREAD_EACH.saturating_mul(members);
+        grown.min(SPREAD_MAX.max(self.config.reconnect_spread))
+    }
+
     fn admit<T>(&self, request: &Request<T>, address: SocketAddr) -> Result<(), Status> {
         let shown = request.metadata().get("authorization");
         if !shown.is_some_and(|value| self.config.token.admits(value.as_bytes())) {
@@ -203,6 +228,7 @@ mod tests {
             metrics: ServerMetrics::default(),
             snapshots: Snapshots::new(1),
             roll: Roll::idle(),
+            hellos: Hellos::new(&Config::new(token.clone())),
             drain: Drain::new().watch(),
         };
         let mut request = Request::new(());

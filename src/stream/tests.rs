@@ -3,6 +3,7 @@
 
 mod any_order;
 pub(super) mod cluster;
+mod guards;
 pub(super) mod log;
 mod loopback;
 mod real_store;

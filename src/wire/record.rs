@@ -41,7 +41,7 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, Error> {
 
 /// The least protocol minor that understands all of a record's bytes: a decoder
 /// drops what it does not know without a word.
-pub(super) fn minor_of(record: &[u8]) -> u32 {
+pub fn minor_of(record: &[u8]) -> u32 {
     let value = proto::Record::decode(record).ok().and_then(|record| record.value);
     let policy = match value {
         Some(proto::record::Value::Environment(proto::Environment { policy: Some(policy), .. })) => policy,

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use crate::model::revision::Position;
 use crate::store::{self, Snapshot};
 use crate::stream::source::Source;
+use crate::wire;
 use crate::wire::response::SnapshotChunk;
 
 /// Hands out snapshots, a few at a time; those who ask at the same revision
@@ -43,6 +44,19 @@ impl Snapshots {
             }
         };
         Ok(Some(Taken { snapshot, _permit: permit }))
+    }
+}
+
+impl Taken<'_> {
+    /// The protocol minor that its records need, where that is above `minor`.
+    /// Looks into each record, on a thread that may block.
+    pub async fn minor_above(&self, minor: u32) -> Result<Option<u32>, store::Error> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let needed = move || snapshot.records.iter().map(|record| wire::minor_of(record)).max();
+        let needed = tokio::task::spawn_blocking(needed).await;
+        // Without an answer the proxy must not be given what it may not understand.
+        let needed = needed.unwrap_or_else(|ended| std::panic::resume_unwind(ended.into_panic()));
+        Ok(needed.filter(|needed| *needed > minor))
     }
 }
 

@@ -9,7 +9,6 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -21,19 +20,22 @@ use crate::fleet::Fleet;
 use crate::fleet::member::{Greeting, Refused};
 use crate::fleet::members::Session as Membership;
 use crate::model::revision::{Position, Revision};
-use crate::store::{self, Changes};
+use crate::store;
 use crate::stream::BUILD;
 use crate::stream::metrics::ServerMetrics;
 use crate::stream::server::Config;
+use crate::stream::server::bucket::Bucket;
 use crate::stream::server::roll::Roll;
 use crate::stream::server::session::{Session, Step};
-use crate::stream::server::snapshots::{Snapshots, chunks};
+use crate::stream::server::snapshots::Snapshots;
 use crate::stream::server::status::{Statuses, reason};
 use crate::stream::source::Source;
-use crate::wire::proto::{SyncRequest, SyncResponse};
+use crate::wire::MINOR;
+use crate::wire::proto::{NackReason, SyncRequest, SyncResponse};
 use crate::wire::request::{Ack, Hello, Nack, Request};
-use crate::wire::response::{Delta, GoAway, GoAwayReason, Response, Welcome};
-use crate::wire::{MINOR, net_change_set};
+use crate::wire::response::{GoAway, GoAwayReason, Response, Welcome};
+
+mod frames;
 
 /// What all streams of one server share.
 pub struct Shared<S> {
@@ -43,7 +45,23 @@ pub struct Shared<S> {
     pub metrics: ServerMetrics,
     pub snapshots: Snapshots,
     pub roll: Roll,
+    pub hellos: Hellos,
     pub drain: drain::Watch,
+}
+
+/// The tokens for introductions, shared by all streams.
+pub struct Hellos(Mutex<Bucket>);
+
+impl Hellos {
+    pub fn new(config: &Config) -> Self {
+        let now = Instant::now().into_std();
+        Self(Mutex::new(Bucket::new(config.hellos_per_second, config.hellos_at_once, now)))
+    }
+
+    fn take(&self) -> Result<(), Duration> {
+        // Nothing in the bucket is half-done after a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now().into_std())
+    }
 }
 
 /// One proxy's stream.
@@ -67,6 +85,8 @@ enum End {
 struct Joined {
     proxy_id: String,
     membership: Membership,
+    /// The newest protocol minor it understands.
+    minor: u32,
     session: Mutex<Session>,
     /// Rung by the reader when the writer should look at the session again.
     bell: Notify,
@@ -80,17 +100,8 @@ struct Pulse {
 
 /// The first message comes with the connection; 10 s is a slow handshake.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// About this many bytes of changes ride in one delta: below what gRPC
-/// implementations accept by default (4 MiB).
-const DELTA_BYTES: usize = 1 << 20;
-/// A net state that takes more than this to work out is sent as a snapshot.
-const NET_BYTES: usize = 16 << 20;
-/// One change may be larger than any delta should be; past this it goes as a
-/// snapshot, in chunks, because a proxy hears whole messages only: one of these
-/// arrives within three heartbeats at 6 Mbit/s.
-const FRAME_BYTES_MAX: usize = 2 << 20;
-/// A proxy that is asked to come later does so after this time, and as much again.
-const OVERLOAD_DELAY: Duration = Duration::from_secs(2);
+/// Without a token a proxy stays away for this long at least.
+const HELLO_DELAY: Duration = Duration::from_millis(250);
 
 impl<S: Source> Stream<S> {
     pub fn new(
@@ -127,6 +138,11 @@ impl<S: Source> Stream<S> {
             Ok(Err(status)) => return End::Failed(status),
             Err(_) => return End::Failed(Status::deadline_exceeded("no Hello came within 10 seconds")),
         };
+        // Rule 3: before the log, the members and the store are asked.
+        if let Err(spread) = self.shared.hellos.take() {
+            self.shared.metrics.turned_away.inc();
+            return End::Away(GoAway { reason: GoAwayReason::Overloaded, delay: HELLO_DELAY, spread });
+        }
         let mut drain = self.shared.drain.clone();
         let joined = match self.join(hello).await {
             Ok(joined) => joined,
@@ -140,7 +156,7 @@ impl<S: Source> Stream<S> {
             () = drain.asked() => End::Away(GoAway {
                 reason: GoAwayReason::Shutdown,
                 delay: Duration::ZERO,
-                spread: self.shared.config.reconnect_spread,
+                spread: self.shared.reconnect_spread(),
             }),
         };
         self.shared.metrics.streams.dec();
@@ -200,7 +216,7 @@ impl<S: Source> Stream<S> {
             mode,
             heartbeat_interval: config.heartbeat,
             status_interval: config.status,
-            reconnect_spread: config.reconnect_spread,
+            reconnect_spread: self.shared.reconnect_spread(),
             minor: MINOR,
             build: BUILD.to_owned(),
         };
@@ -209,7 +225,7 @@ impl<S: Source> Stream<S> {
             return Err(end);
         }
         let session = Mutex::new(session);
-        Ok(Joined { proxy_id: hello.proxy_id, membership, session, bell: Notify::new() })
+        Ok(Joined { proxy_id: hello.proxy_id, membership, minor: hello.minor, session, bell: Notify::new() })
     }
 
     fn tell_of_ahead(&self, proxy_id: &str, head: Position) {
@@ -304,48 +320,6 @@ impl<S: Source> Stream<S> {
         }
     }
 
-    async fn send_delta(&self, joined: &Joined, pulse: &mut Pulse, from: Position, net: bool) -> Result<(), End> {
-        let bytes_max = if net { NET_BYTES } else { DELTA_BYTES };
-        let head = *pulse.head.borrow();
-        let changes = self.reading(joined, pulse, self.shared.source.changes_after(from.revision, bytes_max)).await?;
-        let Changes::Log(changes) = changes else {
-            joined.session().out_of_reach();
-            return Ok(());
-        };
-        let Some(to) = changes.last().map(|change| change.position) else {
-            // The head moved and the log does not show it: neither waiting nor sending helps.
-            return Err(End::Failed(Status::internal("the change log ends before its head")));
-        };
-        let mut change_sets: Vec<_> = changes.into_iter().map(|change| change.bytes).collect();
-        // Part of the way might replay the very value that was refused.
-        let falls_short = net && to.revision < head.revision;
-        if net && !falls_short {
-            let merged = net_change_set(&change_sets);
-            change_sets = vec![merged.map_err(|error| End::Failed(Status::internal(error.to_string())))?];
-        }
-        if falls_short || change_sets.iter().map(Bytes::len).sum::<usize>() > FRAME_BYTES_MAX {
-            joined.session().out_of_reach();
-            return Ok(());
-        }
-        joined.session().sends_delta(from, to);
-        self.shared.metrics.deltas.inc();
-        self.send(Response::Delta(Delta { from, to, change_sets })).await
-    }
-
-    async fn send_snapshot(&self, joined: &Joined, pulse: &mut Pulse, head: Position) -> Result<(), End> {
-        let taking = self.shared.snapshots.take(&self.shared.source, head);
-        let taken = self.reading(joined, pulse, taking).await?;
-        let Some(taken) = taken else {
-            return Err(away(GoAwayReason::Overloaded, OVERLOAD_DELAY));
-        };
-        joined.session().sends_snapshot(taken.snapshot.position);
-        self.shared.metrics.snapshots.inc();
-        for chunk in chunks(&taken.snapshot) {
-            self.send(Response::SnapshotChunk(chunk)).await?;
-        }
-        Ok(())
-    }
-
     async fn send(&self, response: Response) -> Result<(), End> {
         self.outbound.send(Ok(response.into())).await.map_err(|_| End::Closed)
     }
@@ -387,12 +361,18 @@ impl Joined {
     fn acked<S>(&self, shared: &Shared<S>, ack: Ack) {
         let mut session = self.session();
         if ack.applied.is_some_and(|applied| !session.ack(applied, Instant::now().into_std())) {
-            error!(proxy = self.proxy_id, "the proxy's table does not add up to this store's digest: sending it anew");
+            self.diverged(shared);
         }
         let recognised = |position: Option<Position>| position.and_then(|position| session.recognised(position));
         let (applied, durable) = (recognised(ack.applied), recognised(ack.durable));
         drop(session);
         shared.fleet.ack(&self.membership, applied, durable);
+    }
+
+    /// An alarm: memory, disk or a build is wrong, on one of the two sides.
+    fn diverged<S>(&self, shared: &Shared<S>) {
+        shared.metrics.diverged.inc();
+        error!(proxy = self.proxy_id, "the proxy's table does not add up to this store's digest: sending it anew");
     }
 
     fn refused<S>(&self, shared: &Shared<S>, nack: Nack) {
@@ -401,6 +381,9 @@ impl Joined {
             detail = nack.detail, "the proxy refused a change"
         );
         shared.metrics.refused.inc();
+        if nack.reason == NackReason::DigestMismatch {
+            self.diverged(shared);
+        }
         self.session().nack(&nack, Instant::now().into_std());
         let refused = Refused { revision: nack.refused, reason: reason(nack.reason), detail: nack.detail };
         shared.fleet.nack(&self.membership, refused);
