@@ -173,7 +173,10 @@ fn delete(session: &mut Session, name: &str, force: bool, yes: bool) -> Result<D
     if force {
         session.console.confirm(&format!("delete {full_name} with everything it serves"), yes)?;
     }
-    let answer = session.client.delete(&format!("/api/v1/environments/{}", environment.id), &DeleteQuery { force })?;
+    let answer = session.client.delete(
+        &format!("/api/v1/environments/{}", environment.id),
+        &DeleteQuery { force, ..DeleteQuery::default() },
+    )?;
     match session.console.is_json() {
         true => session.console.print(&answer.text)?,
         false => session.console.print(&text::deleted(&full_name, &answer.read()?))?,

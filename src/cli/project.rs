@@ -46,6 +46,9 @@ pub enum ProjectCommand {
         /// Drain what its environments serve and delete it all the same
         #[arg(long)]
         force: bool,
+        /// Delete it although more goes with it than an accident should be able to delete
+        #[arg(long)]
+        allow_mass_change: bool,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -57,7 +60,10 @@ impl ProjectCommand {
         match self {
             Self::List { limit } => list(session, *limit),
             Self::Create { name } => create(session, name),
-            Self::Delete { name, force, yes } => delete(session, name, *force, *yes),
+            Self::Delete { name, force, allow_mass_change, yes } => {
+                let query = DeleteQuery { force: *force, allow_mass_change: *allow_mass_change };
+                delete(session, name, &query, *yes)
+            }
         }
     }
 }
@@ -102,14 +108,14 @@ pub fn create_named(session: &Session, name: &ProjectName) -> Result<(Project, S
     Ok((answer.read()?, answer.text))
 }
 
-fn delete(session: &mut Session, name: &str, force: bool, yes: bool) -> Result<Done, Error> {
+fn delete(session: &mut Session, name: &str, query: &DeleteQuery, yes: bool) -> Result<Done, Error> {
     let project = select::project_named(session, name)?;
     // Without `force` the server refuses as soon as anything is served.
-    if force {
+    if query.force {
         let question = format!("delete project {} with everything it serves", project.name);
         session.console.confirm(&question, yes)?;
     }
-    let answer = session.client.delete(&format!("/api/v1/projects/{}", project.id), &DeleteQuery { force })?;
+    let answer = session.client.delete(&format!("/api/v1/projects/{}", project.id), query)?;
     match session.console.is_json() {
         true => session.console.print(&answer.text)?,
         false => session.console.print(&text::deleted(&format!("project {}", project.name), &answer.read()?))?,
@@ -136,6 +142,9 @@ mod tests {
         assert!(fake.run(["project", "create", "support"]).results.starts_with("created project support\n"));
         assert_eq!(fake.run(["project", "delete", "support"]).results, "deleted project support\n");
         let line = format!("DELETE /api/v1/projects/{}?force=false", fake::PROJECT);
+        assert_eq!(fake.lines().pop(), Some(line));
+        fake.run(["project", "delete", "support", "--allow-mass-change"]);
+        let line = format!("DELETE /api/v1/projects/{}?allow_mass_change=true&force=false", fake::PROJECT);
         assert_eq!(fake.lines().pop(), Some(line));
     }
 

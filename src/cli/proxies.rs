@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::cli::args::Common;
 use crate::cli::client::NO_QUERY;
@@ -44,6 +45,16 @@ enum ProxiesCommand {
         #[arg(long, short)]
         yes: bool,
     },
+    /// Let proxies take the state as it stands, however much it lacks of what they serve
+    ///
+    /// A proxy keeps its table rather than take one that lacks more than a hundred and a fifth of its environments or
+    /// pools: an empty store is rarely meant. Give this when it is; nothing else changes.
+    #[command(after_help = "Example:\n  repoint proxies allow-mass-change --yes")]
+    AllowMassChange {
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 impl Proxies {
@@ -51,6 +62,7 @@ impl Proxies {
         match &self.command {
             None => list(session),
             Some(ProxiesCommand::Forget { proxy, instance, yes }) => forget(session, proxy, *instance, *yes),
+            Some(ProxiesCommand::AllowMassChange { yes }) => allow_mass_change(session, *yes),
         }
     }
 }
@@ -98,6 +110,18 @@ fn forget(session: &mut Session, proxy: &str, instance: Option<InstanceId>, yes:
     for instance in forgotten.forgotten {
         session.console.print(&format!("forgot proxy {} (run {instance})", forgotten.proxy_id))?;
     }
+    Ok(Done::Complete)
+}
+
+fn allow_mass_change(session: &mut Session, yes: bool) -> Result<Done, Error> {
+    session.console.confirm("let proxies drop whatever the store does not have", yes)?;
+    let answer = session.client.post("/api/v1/proxies/allow-mass-change", &json!({}), Duration::ZERO)?;
+    if session.console.is_json() {
+        session.console.print(&answer.text)?;
+        return Ok(Done::Complete);
+    }
+    let allowed: shape::MassChangeAllowed = answer.read()?;
+    session.console.print(&format!("proxies take the state as it stands; revision {}", allowed.revision))?;
     Ok(Done::Complete)
 }
 
@@ -171,5 +195,15 @@ mod tests {
         let lines = fake.lines();
         assert_eq!(lines[0].trim_end_matches('?'), "DELETE /api/v1/proxies/eu%2F1");
         assert_eq!(lines[1], format!("DELETE /api/v1/proxies/eu%2F1?instance_id={RUN}"));
+    }
+
+    #[test]
+    fn a_state_that_lacks_much_is_allowed_once_somebody_has_said_yes() {
+        let fake = Fake::start(|_| (200, r#"{"revision":43}"#.to_owned()));
+        assert_eq!(fake.run(["proxies", "allow-mass-change"]).exit_code, 2);
+        assert!(fake.lines().is_empty(), "nothing is asked of the server before");
+        let done = fake.run(["proxies", "allow-mass-change", "--yes"]);
+        assert_eq!(done.results, "proxies take the state as it stands; revision 43\n", "{}", done.remarks);
+        assert_eq!(fake.lines(), ["POST /api/v1/proxies/allow-mass-change"]);
     }
 }

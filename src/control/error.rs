@@ -398,6 +398,7 @@ fn stored(error: &store::Error) -> ErrorCode {
         store::Error::Cursor => ErrorCode::InvalidRequest,
         store::Error::Busy => ErrorCode::Unavailable,
         store::Error::Full => ErrorCode::StorageFull,
+        store::Error::MassChange(_) => ErrorCode::MassChangeRefused,
         store::Error::Owned(_)
         | store::Error::Unusable { .. }
         | store::Error::Newer { .. }

@@ -10,6 +10,7 @@ use crate::control::error::Error;
 use crate::fleet::members::StillLive;
 use crate::model::id::InstanceId;
 use crate::model::member::MemberKey;
+use crate::model::revision::Revision;
 
 /// Names shown beside one that is not there.
 const NEAR_MAX: usize = 5;
@@ -46,6 +47,20 @@ impl Control {
         tx.commit().await?;
         tracing::info!(proxy = proxy_id, instances = ?forgotten, "proxy forgotten: nothing waits for it any more");
         Ok(forgotten)
+    }
+
+    /// Says that the state as it stands is meant, however much it lacks of what
+    /// proxies serve. Answers the change that carries this to them.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn allow_mass_change(&self, actor: &str) -> Result<Revision, Error> {
+        let mut tx = self.store.write().await?;
+        tx.stamp_state();
+        let revision = tx.commit().await?;
+        tracing::warn!(%revision, actor, "proxies are to take the state as it stands, however much it lacks");
+        Ok(revision)
     }
 
     /// Remembered proxies that the one given may have been meant for.

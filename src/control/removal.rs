@@ -17,7 +17,7 @@ use crate::control::{Control, find, now};
 use crate::model::environment::Environment;
 use crate::model::id::{EnvironmentId, ProjectId};
 use crate::model::pool::Rest;
-use crate::store::Transaction;
+use crate::store::{self, Transaction};
 
 /// How long a DELETE waits for running requests; then it answers that it goes
 /// on, and is to be repeated.
@@ -32,26 +32,35 @@ pub enum Doomed {
     Project(ProjectId),
 }
 
+/// What whoever asks allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leave {
+    /// Drain what is served.
+    pub force: bool,
+    /// Delete more than an accident should be able to.
+    pub mass_change: bool,
+}
+
 /// Which look this is. The first takes pointers away, and waiting moves back; those
 /// that are there later were asked for meanwhile, and whoever asked wins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Round {
-    First { force: bool },
+    First(Leave),
     Later,
 }
 
 impl Control {
-    /// Removes it, draining first what is served if `force` allows that. Answers
+    /// Removes it, draining first what is served if `leave` allows that. Answers
     /// whether it is gone; false: requests still run, nothing new arrives, ask again.
     ///
     /// # Errors
     ///
     /// Refusals, which change nothing.
-    pub async fn remove(&self, doomed: Doomed, force: bool) -> Result<bool, Error> {
+    pub async fn remove(&self, doomed: Doomed, leave: Leave) -> Result<bool, Error> {
         let deadline = Instant::now() + DRAIN_WAIT;
         let mut work = self.store.watch_work();
         let mut drain = self.drain.clone();
-        let mut round = Round::First { force };
+        let mut round = Round::First(leave);
         loop {
             work.take();
             let Some(drains) = self.step(doomed, round).await? else { return Ok(true) };
@@ -81,7 +90,15 @@ impl Control {
             }
         }
         let in_use = |at: &Environment| at.pointer.is_some() || waiting.contains(&at.id);
-        check(doomed, &environments, in_use, matches!(round, Round::First { force: true }))?;
+        let leave = if let Round::First(leave) = round { leave } else { Leave::default() };
+        check(doomed, &environments, in_use, leave.force)?;
+        if matches!(round, Round::First(_)) && !leave.mass_change {
+            // Asked before anything is taken out of service.
+            let refused = tx.mass_change_of(environments.len()).await?;
+            refused.map_or(Ok(()), |change| Err(Error::from(store::Error::MassChange(change))))?;
+        }
+        // Later steps go on with what the first was allowed.
+        tx.allow_mass_change();
         let mut drains = HashSet::new();
         for environment in environments {
             let id = environment.id;

@@ -14,6 +14,7 @@ pub mod history;
 pub mod host;
 pub mod id;
 pub mod manifest;
+pub mod mass_change;
 pub mod member;
 pub mod moves;
 pub mod name;

@@ -34,6 +34,9 @@ pub const KEY_HEADER: &str = "x-api-key";
 pub struct DeleteQuery {
     /// Drain what is served and delete it all the same.
     pub force: bool,
+    /// Delete it although it is more than an accident should be able to.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_mass_change: bool,
 }
 
 /// Answer to a DELETE.

@@ -86,6 +86,13 @@ pub struct ForgottenProxy {
     pub forgotten: Vec<InstanceId>,
 }
 
+/// Answer to `POST /api/v1/proxies/allow-mass-change`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MassChangeAllowed {
+    /// The change that says so: proxies take the state as it stands there.
+    pub revision: Revision,
+}
+
 /// Whether a proxy is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -5,6 +5,7 @@
 
 use crate::model::change::{Record, RecordKey};
 use crate::model::id::{DeploymentId, EnvironmentId};
+use crate::model::mass_change::MassChange;
 use crate::model::revision::{Digest, Revision};
 
 /// One step of a change.
@@ -37,6 +38,12 @@ pub enum Refusal {
     /// What it adds up to is not what the sender says.
     #[error("apply a change whose digest does not hold")]
     DigestMismatch,
+    /// A snapshot without the stamp lacks too much of what is served.
+    #[error(
+        "apply a snapshot that lacks so much of the table: {0}; if that is meant, give \
+         `repoint proxies allow-mass-change`"
+    )]
+    MassChange(MassChange),
     /// A record contradicts the others.
     #[error("apply {key}: {why}")]
     Invalid {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::model::change::{EnvironmentRecord, PoolRecord, Record, RecordKey};
 use crate::model::id::{DeploymentId, EnvironmentId};
+use crate::model::mass_change::MassChange;
 use crate::model::policy::Policy;
 use crate::model::revision::{Digest, Revision};
 use crate::routing::change::{Change, Group, Ordered, Refusal};
@@ -54,6 +55,25 @@ pub(super) struct Next {
 pub(super) struct Changed {
     pub(super) old: Option<Arc<EnvironmentRoute>>,
     pub(super) new: Option<Arc<EnvironmentRoute>>,
+}
+
+impl Next {
+    /// What of an older table is not in this one. Pools without endpoints are
+    /// not counted: they go every day.
+    pub(super) fn lacks(&self, older: &Table) -> MassChange {
+        let mut lacks = MassChange::default();
+        for old in older.environments.iter() {
+            let new = self.table.environments.by_id(old.id);
+            lacks.environments.of += 1;
+            lacks.environments.gone += u64::from(new.is_none());
+            for pool in old.pools() {
+                let is_there = new.is_some_and(|new| new.pool_of(pool.key.deployment).is_some());
+                lacks.pools.of += 1;
+                lacks.pools.gone += u64::from(!is_there && !pool.endpoints.is_empty());
+            }
+        }
+        lacks
+    }
 }
 
 impl Master {

@@ -124,6 +124,19 @@ impl Live {
     ///
     /// Why it is refused; the table stays as it was.
     pub fn apply_snapshot(&self, position: Position, records: Vec<(Record, Digest)>) -> Result<(), Refusal> {
+        self.replace(position, records, false)
+    }
+
+    /// The same, where somebody allowed it to lack much of what is served.
+    ///
+    /// # Errors
+    ///
+    /// As above, but for that.
+    pub fn apply_stamped_snapshot(&self, position: Position, records: Vec<(Record, Digest)>) -> Result<(), Refusal> {
+        self.replace(position, records, true)
+    }
+
+    fn replace(&self, position: Position, records: Vec<(Record, Digest)>, is_stamped: bool) -> Result<(), Refusal> {
         let mut writer = self.writer();
         let have = writer.master.table.revision();
         // Invariant 3: within a lineage the revision never goes back.
@@ -133,6 +146,10 @@ impl Live {
         let (mut master, next) = writer.master.redraft(position.revision, records, &writer.closed)?;
         if next.digest != position.digest {
             return Err(Refusal::DigestMismatch);
+        }
+        let lacks = next.lacks(&writer.master.table);
+        if lacks.exceeds() && !is_stamped {
+            return Err(Refusal::MassChange(lacks));
         }
         let changed = master.adopt(next);
         writer.master = master;

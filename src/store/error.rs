@@ -44,6 +44,11 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// More would be deleted at once than an accident should be able to; nothing was.
+    #[error(
+        "commit a change that deletes so much: {0}; nothing was changed; allow it with allow_mass_change=true if it is meant"
+    )]
+    MassChange(crate::model::mass_change::MassChange),
     /// Too many wait, or one does not end.
     #[error(
         "get a turn at the database within 30 s: earlier work does not end; look whether the disk is stuck, and try again"

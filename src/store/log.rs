@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub position: Position,
     /// The encoded records, ordered by key.
     pub records: Vec<Bytes>,
+    /// The last change that was allowed to delete much; 0 where there is none.
+    pub mass_change_at: Revision,
 }
 
 /// Changes kept. A proxy that missed more has been away for long, and a
@@ -83,13 +85,14 @@ impl Store {
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let mut transaction = self.read().await?;
         let position = transaction.position().await?;
+        let mass_change_at = transaction.mass_change_at().await?;
         let mut rows = query("SELECT value FROM routes ORDER BY key").fetch(transaction.connection());
         let mut records = Vec::new();
         while let Some(row) = rows.try_next().await? {
             records.push(Row::new("record", row).bytes("value")?.into());
         }
         drop(rows);
-        Ok(Snapshot { position, records })
+        Ok(Snapshot { position, records, mass_change_at })
     }
 }
 

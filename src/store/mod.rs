@@ -29,6 +29,7 @@ mod imported;
 mod keys;
 mod live;
 mod log;
+mod mass_change;
 mod members;
 mod moves;
 mod page;

@@ -21,6 +21,7 @@ use crate::model::pool::{Endpoint, EndpointState, Pool, PoolState};
 use crate::model::revision::{Digest, Position};
 use crate::store::bulk::Insert;
 use crate::store::log::{LoggedChange, position};
+use crate::store::mass_change::Gone;
 use crate::store::row::query;
 use crate::store::{Error, Transaction, pools};
 use crate::wire;
@@ -36,12 +37,14 @@ impl Transaction {
         for keys in touched.chunks(RECORDS_MAX) {
             self.compare(keys, &mut difference).await?;
         }
-        if difference.is_empty() {
+        if difference.is_empty() && !self.touched.mass_change_stamped {
             return Ok(None);
         }
         let before = self.advance().await?;
         let after = Position { digest: before.digest.with(difference.digest), ..before };
-        let bytes = wire::assemble_change_set(after.revision, difference.upserts, &difference.deletes);
+        let is_stamped = self.guard(difference.gone, after.revision).await?;
+        let Difference { upserts, deletes, .. } = difference;
+        let bytes = wire::assemble_stamped_change_set(after.revision, upserts, &deletes, is_stamped);
         let change = LoggedChange { position: after, bytes };
         self.execute(query("UPDATE head SET digest = $1 WHERE id = 1").bind(after.digest.to_string())).await?;
         self.log(&change).await?;
@@ -129,6 +132,7 @@ const POOLS: &str = "SELECT pools.*, deployments.reference, deployments.source, 
 struct Difference {
     upserts: Vec<Bytes>,
     deletes: Vec<RecordKey>,
+    gone: Gone,
     /// What it adds to the digest; sums wrap, so this may stand for less.
     digest: Digest,
 }
@@ -146,6 +150,7 @@ impl Difference {
 
     fn delete(&mut self, key: &str, stored: &[u8], record: RecordKey) {
         self.digest = self.digest.without(Digest::of_record(key, stored));
+        self.gone.add(record, stored);
         self.deletes.push(record);
     }
 }

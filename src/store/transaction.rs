@@ -40,6 +40,10 @@ pub(super) struct Touched {
     pub work: Work,
     /// Published after the commit.
     pub events: Vec<What>,
+    /// Somebody means it, however much is deleted.
+    pub mass_change_allowed: bool,
+    /// The state as it stands is to be stamped, also where nothing changes.
+    pub mass_change_stamped: bool,
 }
 
 impl Transaction {

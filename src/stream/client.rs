@@ -317,8 +317,11 @@ impl Client {
     fn apply(&self, outbox: &Outbox, have: Option<Position>, work: Work) {
         let (revision, closes) = (work.revision(), work.closes());
         let (counter, applied) = match work {
-            Work::Snapshot { position, records } => {
+            Work::Snapshot { position, records, is_stamped: false } => {
                 (&self.metrics.snapshots, self.live.apply_snapshot(position, records))
+            }
+            Work::Snapshot { position, records, is_stamped: true } => {
+                (&self.metrics.snapshots, self.live.apply_stamped_snapshot(position, records))
             }
             Work::Delta { from, to, changes } => (&self.metrics.deltas, self.live.apply_delta(from, to, changes)),
         };

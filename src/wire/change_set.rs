@@ -34,10 +34,20 @@ pub fn encode_change_set(change: &ChangeSet) -> Bytes {
 
 /// The bytes of a change set whose records are encoded already.
 pub fn assemble_change_set(revision: Revision, upserts: Vec<Bytes>, deletes: &[RecordKey]) -> Bytes {
+    assemble_stamped_change_set(revision, upserts, deletes, false)
+}
+
+/// The same, with the stamp of an operator who allowed it to delete much.
+pub fn assemble_stamped_change_set(
+    revision: Revision,
+    upserts: Vec<Bytes>,
+    deletes: &[RecordKey],
+    mass_change_allowed: bool,
+) -> Bytes {
     let change = proto::ChangeSet {
         revision: revision.0,
         minor_min: upserts.iter().map(|record| minor_of(record)).max().unwrap_or(1),
-        mass_change_allowed: false,
+        mass_change_allowed,
         upserts,
         deletes: deletes.iter().map(RecordKey::to_string).collect(),
     };

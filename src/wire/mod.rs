@@ -15,7 +15,10 @@ pub mod record;
 pub mod request;
 pub mod response;
 
-pub use change_set::{DecodedChangeSet, assemble_change_set, decode_change_set, encode_change_set, net_change_set};
+pub use change_set::{
+    DecodedChangeSet, assemble_change_set, assemble_stamped_change_set, decode_change_set, encode_change_set,
+    net_change_set,
+};
 pub use record::{decode_record, encode_record, minor_of};
 
 /// Generated from the `.proto`.

@@ -17,6 +17,7 @@ mod import;
 mod invariants;
 mod keys;
 mod logs;
+mod mass_change;
 mod move_events;
 mod moves;
 mod plane;

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use crate::control::api::extract::{Body, Id, Query, page};
+use crate::control::api::projects::leave;
 use crate::control::api::projects::removed;
 use crate::control::api::show::{self, Refs};
 use crate::control::removal::Doomed;
@@ -66,6 +67,6 @@ pub(super) async fn remove(
     Id(id): Id<EnvironmentId>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<(StatusCode, Json<Deleted>), Error> {
-    let deleted = control.remove(Doomed::Environment(id), query.force).await?;
+    let deleted = control.remove(Doomed::Environment(id), leave(&query)).await?;
     Ok(removed(id.to_string(), deleted))
 }

@@ -93,6 +93,7 @@ fn nouns() -> Router<Control> {
         .route("/import", post(transfer::import))
         .route("/export", get(transfer::export))
         .route("/proxies", get(proxies::list))
+        .route("/proxies/allow-mass-change", post(proxies::allow_mass_change))
         .route("/proxies/{id}", delete(proxies::forget))
         .route("/events", get(events::stream))
         .route("/secrets", any(error::secrets))

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use crate::control::api::extract::{Body, Id, Query, page};
 use crate::control::api::show;
 use crate::control::project::environments_of;
-use crate::control::removal::Doomed;
+use crate::control::removal::{Doomed, Leave};
 use crate::control::{Control, Error, find, now};
 use crate::model::id::ProjectId;
 use crate::rest::page::Page;
@@ -55,8 +55,13 @@ pub(super) async fn remove(
     Id(id): Id<ProjectId>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<(StatusCode, Json<Deleted>), Error> {
-    let deleted = control.remove(Doomed::Project(id), query.force).await?;
+    let deleted = control.remove(Doomed::Project(id), leave(&query)).await?;
     Ok(removed(id.to_string(), deleted))
+}
+
+/// What a DELETE allows.
+pub(super) fn leave(query: &DeleteQuery) -> Leave {
+    Leave { force: query.force, mass_change: query.allow_mass_change }
 }
 
 /// 200 when it is gone; 202 while requests still run on it.

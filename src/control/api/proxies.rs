@@ -4,11 +4,12 @@
 use axum::Json;
 use axum::extract::State;
 
+use crate::control::api::auth::Admin;
 use crate::control::api::extract::{Query, Text};
 use crate::control::{Control, Error, now};
 use crate::fleet::member::State as Heard;
 use crate::model::revision::Revision;
-use crate::rest::proxies::{ForgetProxy, ForgottenProxy, Proxies, Proxy, ProxyState, RefusedChange};
+use crate::rest::proxies::{ForgetProxy, ForgottenProxy, MassChangeAllowed, Proxies, Proxy, ProxyState, RefusedChange};
 
 pub(super) async fn list(State(control): State<Control>) -> Json<Proxies> {
     let head_revision = control.store.head().revision;
@@ -55,6 +56,13 @@ pub(super) fn state(heard: Heard) -> ProxyState {
         Heard::Suspect => ProxyState::Suspect,
         Heard::Gone => ProxyState::Gone,
     }
+}
+
+pub(super) async fn allow_mass_change(
+    State(control): State<Control>,
+    Admin(actor): Admin,
+) -> Result<Json<MassChangeAllowed>, Error> {
+    Ok(Json(MassChangeAllowed { revision: control.allow_mass_change(&actor.0).await? }))
 }
 
 /// A proxy may be ahead of the head that was read a moment before it.

@@ -26,6 +26,7 @@ use crate::wire::DecodedChangeSet;
 mod commit;
 mod list;
 mod log;
+mod mass_change;
 mod members;
 mod open;
 mod pool;

@@ -62,6 +62,8 @@ pub enum Work {
         position: Position,
         /// Its records.
         records: Vec<(Record, Digest)>,
+        /// Somebody allowed it to lack much of the table.
+        is_stamped: bool,
     },
     /// What changed.
     Delta {
@@ -138,7 +140,7 @@ impl Session {
     }
 
     fn take_chunk(&mut self, chunk: SnapshotChunk, have: Option<Position>) -> Result<Action, Broken> {
-        let SnapshotChunk { position, index, last, records: encoded, .. } = chunk;
+        let SnapshotChunk { position, index, last, records: encoded, mass_change_allowed } = chunk;
         let (parts, mut bytes, mut records) = match std::mem::replace(&mut self.incoming, Incoming::None) {
             Incoming::Refused(refused) if refused == position && index > 0 => {
                 self.incoming = if last { Incoming::None } else { Incoming::Refused(refused) };
@@ -172,7 +174,8 @@ impl Session {
             }
         }
         if last {
-            return Ok(Action::Apply(Work::Snapshot { position, records }));
+            // Every part has the stamp, or none.
+            return Ok(Action::Apply(Work::Snapshot { position, records, is_stamped: mass_change_allowed }));
         }
         self.incoming = Incoming::Parts { position, parts: parts + 1, bytes, records };
         Ok(Action::None)
@@ -214,6 +217,7 @@ pub fn refusal(have: Option<Position>, refused: Revision, refusal: &Refusal) -> 
         Refusal::WrongLineage => (NackReason::WrongLineage, Vec::new()),
         Refusal::Gap { .. } => (NackReason::Gap, Vec::new()),
         Refusal::DigestMismatch => (NackReason::DigestMismatch, Vec::new()),
+        Refusal::MassChange(_) => (NackReason::MassChange, Vec::new()),
         Refusal::Invalid { key, .. } => (NackReason::Invalid, vec![key.to_string()]),
     };
     Nack { keys, ..nack(have, refused, reason, format!("failed to {refusal}")) }

@@ -124,7 +124,8 @@ fn take(session: &mut Session, live: &Live, message: Response) -> Result<(), Bad
     };
     let revision = work.revision();
     let applied = match work {
-        Work::Snapshot { position, records } => live.apply_snapshot(position, records),
+        // What was applied once was not refused then.
+        Work::Snapshot { position, records, .. } => live.apply_stamped_snapshot(position, records),
         Work::Delta { from, to, changes } => live.apply_delta(from, to, changes),
     };
     applied.map_err(|refused| Bad::Order(refusal(have, revision, &refused).detail))

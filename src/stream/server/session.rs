@@ -17,6 +17,8 @@ pub struct Session {
     state: State,
     /// Since this position the proxy's table is known to be of this history.
     trusted: Option<Position>,
+    /// Where its table stands, as it said last.
+    stands: Option<Position>,
     /// The furthest position it has been sent.
     sent: Option<Position>,
     refusals: u32,
@@ -75,7 +77,7 @@ impl Session {
     /// A proxy says where it stands.
     pub fn new(claimed: Option<Position>) -> Self {
         let state = claimed.map_or(State::Bare, State::Claimed);
-        Self { state, trusted: None, sent: None, refusals: 0 }
+        Self { state, trusted: None, stands: claimed, sent: None, refusals: 0 }
     }
 
     /// What to do next.
@@ -124,6 +126,13 @@ impl Session {
         self.state = State::Bare;
     }
 
+    /// Whether a snapshot may lack much of what the proxy has, because somebody
+    /// allowed the change at `allowed_at` to: of that change the proxy does not know.
+    pub fn is_stamped_for(&self, snapshot: Position, allowed_at: Revision) -> bool {
+        let knows = |at: Position| at.lineage == snapshot.lineage && at.revision >= allowed_at;
+        allowed_at > Revision(0) && !self.stands.is_some_and(knows)
+    }
+
     /// A delta is about to be sent. Said before it is, because the answer may
     /// come at once.
     pub fn sends_delta(&mut self, from: Position, to: Position) {
@@ -162,6 +171,7 @@ impl Session {
         };
         if arrived {
             self.state = State::Idle(applied);
+            self.stands = Some(applied);
             self.trusted = self.trusted.or(Some(applied));
             self.refusals = 0;
         }

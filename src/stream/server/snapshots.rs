@@ -65,7 +65,7 @@ impl Taken<'_> {
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The parts of a snapshot; at least one.
-pub fn chunks(snapshot: &Snapshot) -> impl Iterator<Item = SnapshotChunk> + '_ {
+pub fn chunks(snapshot: &Snapshot, mass_change_allowed: bool) -> impl Iterator<Item = SnapshotChunk> + '_ {
     let mut rest = snapshot.records.as_slice();
     let mut index = 0;
     std::iter::from_fn(move || {
@@ -80,7 +80,7 @@ pub fn chunks(snapshot: &Snapshot) -> impl Iterator<Item = SnapshotChunk> + '_ {
             index,
             last: left.is_empty(),
             records: records.to_vec(),
-            mass_change_allowed: false,
+            mass_change_allowed,
         };
         index += 1;
         Some(chunk)
@@ -106,7 +106,8 @@ mod tests {
     fn snapshot(sizes: &[usize]) -> Snapshot {
         let lineage = Uuid::from_u128(1).into();
         let position = Position { lineage, revision: Revision(1), digest: Digest::default() };
-        Snapshot { position, records: sizes.iter().map(|size| vec![0; *size].into()).collect() }
+        let mass_change_at = Revision(0);
+        Snapshot { position, mass_change_at, records: sizes.iter().map(|size| vec![0; *size].into()).collect() }
     }
 
     #[test]
@@ -119,7 +120,7 @@ mod tests {
             (vec![CHUNK_BYTES * 2, 1, 1], vec![1, 2]),
         ] {
             let snapshot = snapshot(&sizes);
-            let chunks: Vec<SnapshotChunk> = chunks(&snapshot).collect();
+            let chunks: Vec<SnapshotChunk> = chunks(&snapshot, false).collect();
             assert_eq!(chunks.iter().map(|chunk| chunk.records.len()).collect::<Vec<_>>(), expected, "{sizes:?}");
             assert!(chunks.iter().enumerate().all(|(at, chunk)| chunk.index as usize == at));
             assert!(chunks.iter().rev().enumerate().all(|(at, chunk)| chunk.last == (at == 0)));

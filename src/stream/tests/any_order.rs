@@ -171,7 +171,7 @@ impl World {
             Step::Snapshot => {
                 let snapshot = self.log.whole();
                 ends.server.sends_snapshot(snapshot.position);
-                ends.down.extend(chunks(&snapshot).map(Response::SnapshotChunk));
+                ends.down.extend(chunks(&snapshot, false).map(Response::SnapshotChunk));
             }
         }
     }
@@ -187,7 +187,7 @@ impl World {
             Action::Apply(work) => {
                 let revision = work.revision();
                 let applied = match work {
-                    Work::Snapshot { position, records } => self.live.apply_snapshot(position, records),
+                    Work::Snapshot { position, records, .. } => self.live.apply_snapshot(position, records),
                     Work::Delta { from, to, changes } => self.live.apply_delta(from, to, changes),
                 };
                 ends.up.push_back(match applied {

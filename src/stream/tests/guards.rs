@@ -1,5 +1,5 @@
 //! What either side does not let pass: too many at a time, tables that diverged,
-//! and states that an older proxy would misread.
+//! states that an older proxy would misread, and snapshots that lack too much.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tonic::transport::Endpoint;
 use tonic::{Request, Streaming};
 use uuid::Uuid;
 
-use super::cluster::{Control, LIMIT, Proxy, config, token};
+use super::cluster::{Control, LIMIT, Proxy, config, fleet_shows, token};
 use super::log::{Log, environment, moved, pool};
 use crate::fleet::member::Reason;
-use crate::model::change::{PoolRecordState, Record};
-use crate::model::revision::{Digest, Position};
+use crate::model::change::{PoolRecordState, Record, RecordKey};
+use crate::model::revision::{Digest, Position, Revision};
 use crate::routing::change::Change;
 use crate::stream::server;
 use crate::wire::encode_record;
@@ -162,4 +162,71 @@ async fn a_state_that_an_older_proxy_would_misread_is_not_sent_to_it() {
     let mut current = ByHand::hello(&control, 4, None).await;
     assert!(matches!(current.hears().await, Some(Response::Welcome(_))));
     assert!(matches!(current.hears().await, Some(Response::SnapshotChunk(_))));
+}
+
+/// More environments than may go at once.
+fn many() -> (Vec<Record>, Vec<RecordKey>) {
+    let records: Vec<Record> = (0..150).flat_map(|n| moved(n, 1)).collect();
+    let keys = records.iter().map(Record::key).collect();
+    (records, keys)
+}
+
+#[tokio::test]
+async fn a_snapshot_that_lacks_too_much_is_refused_until_somebody_allows_it() {
+    let (log, empty) = (Log::new(1), Log::new(2));
+    log.commit(many().0, &[]);
+    let control = Control::start(log.clone()).await;
+    let mut proxy = Proxy::start(control.address);
+    let served = log.head();
+    proxy.reaches(served).await;
+
+    // An empty store in the place of the full one.
+    let control = control.restart(empty.clone()).await;
+    fleet_shows(&control.fleet, |fleet| fleet.proxies().iter().any(|proxy| proxy.refused.is_some())).await;
+    let refused = control.fleet.proxies()[0].refused.clone().unwrap();
+    assert_eq!(refused.reason, Reason::MassChange);
+    assert!(refused.detail.contains("150 of 150 environments"), "{refused:?}");
+    assert!(refused.detail.contains("repoint proxies allow-mass-change"), "{refused:?}");
+    assert_eq!(proxy.live.position(), Some(served), "it serves what it had");
+
+    let allowed = empty.stamp();
+    proxy.reaches(allowed).await;
+    assert_eq!(proxy.live.environment_count(), 0);
+    assert!(control.fleet.wait_applied(allowed.revision, LIMIT).await.complete);
+}
+
+#[tokio::test]
+async fn a_proxy_that_missed_a_mass_change_is_told_that_it_was_allowed() {
+    let log = Log::new(1);
+    let (records, keys) = many();
+    log.commit(records, &[]);
+    let control = Control::start(log.clone()).await;
+    let mut proxy = Proxy::start(control.address);
+    proxy.reaches(log.head()).await;
+    let address = control.address;
+    control.stop().await;
+    log.commit(Vec::new(), &keys);
+    log.stamp();
+    // The log no longer reaches back to where the proxy stands.
+    log.trim();
+    let control = Control::start_at(address, log.clone()).await;
+    proxy.reaches(log.head()).await;
+    assert_eq!((proxy.live.environment_count(), control.metrics.snapshots.get()), (0, 1));
+    assert_eq!(proxy.metrics.refused.get(), 0);
+}
+
+#[test]
+fn the_stamp_is_for_those_who_do_not_know_of_the_change() {
+    use crate::stream::server::session::Session;
+    let at = |lineage, revision| Position {
+        lineage: Uuid::from_u128(lineage).into(),
+        revision: Revision(revision),
+        digest: Digest::default(),
+    };
+    let stamped = |stands, allowed| Session::new(stands).is_stamped_for(at(1, 9), Revision(allowed));
+    assert!(!stamped(Some(at(1, 5)), 0), "nothing was ever allowed");
+    assert!(stamped(Some(at(1, 5)), 7));
+    assert!(!stamped(Some(at(1, 7)), 7), "it has that change");
+    assert!(stamped(Some(at(2, 8)), 7), "its history is another");
+    assert!(stamped(None, 7));
 }

@@ -38,6 +38,7 @@ struct Inner {
     members: BTreeSet<MemberKey>,
     /// Members cannot be written.
     is_full: bool,
+    mass_change_at: Revision,
 }
 
 impl Log {
@@ -51,6 +52,7 @@ impl Log {
             past: Vec::new(),
             members: BTreeSet::new(),
             is_full: false,
+            mass_change_at: Revision(0),
         };
         let log = Self { inner: Arc::new(Mutex::new(inner)), head: Arc::new(watch::Sender::new(head)) };
         log.commit(vec![settings()], &[]);
@@ -119,6 +121,13 @@ impl Log {
         self.inner().is_full = is_full;
     }
 
+    /// Somebody allows the state as it stands, with a change that says nothing else.
+    pub fn stamp(&self) -> Position {
+        let stamped = self.commit(Vec::new(), &[]);
+        self.inner().mass_change_at = stamped.revision;
+        stamped
+    }
+
     /// Whether the history has ever been there.
     pub fn has_been_at(&self, position: Position) -> bool {
         self.inner().past.iter().any(|(past, _)| *past == position)
@@ -162,7 +171,9 @@ impl Log {
     }
 
     pub fn whole(&self) -> Snapshot {
-        Snapshot { position: self.head(), records: self.inner().records.values().cloned().collect() }
+        let inner = self.inner();
+        let records = inner.records.values().cloned().collect();
+        Snapshot { position: self.head(), records, mass_change_at: inner.mass_change_at }
     }
 }
 

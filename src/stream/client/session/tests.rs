@@ -84,7 +84,7 @@ fn parts_of_a_snapshot_are_applied_when_the_last_has_come() {
     assert!(matches!(session.receive(chunk(7, 0, false, vec![record()]), None, now), Ok(Action::None)));
     // Heartbeats may come between.
     assert!(matches!(session.receive(Response::Heartbeat(at(8)), None, now), Ok(Action::None)));
-    let Ok(Action::Apply(Work::Snapshot { position, records })) =
+    let Ok(Action::Apply(Work::Snapshot { position, records, is_stamped: false })) =
         session.receive(chunk(7, 1, true, vec![record()]), None, now)
     else {
         panic!("not applied")
@@ -149,6 +149,7 @@ fn refusals_of_the_table_keep_their_reason_and_key() {
         (Refusal::WrongLineage, NackReason::WrongLineage),
         (Refusal::Gap { have: Revision(1), from: Revision(2) }, NackReason::Gap),
         (Refusal::DigestMismatch, NackReason::DigestMismatch),
+        (Refusal::MassChange(Default::default()), NackReason::MassChange),
     ];
     for (refused, reason) in cases {
         assert_eq!(refusal(Some(at(1)), Revision(3), &refused).reason, reason);

@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn apply_whole(&mut self) {
-        for chunk in chunks(&self.log.whole()) {
+        for chunk in chunks(&self.log.whole(), false) {
             self.keeper.heard(&Response::SnapshotChunk(chunk));
         }
         self.keeper.applied();

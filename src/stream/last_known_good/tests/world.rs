@@ -86,7 +86,7 @@ impl World {
 
     /// Everything is sent again.
     pub fn snapshot(&mut self) {
-        let parts: Vec<_> = chunks(&self.log.whole()).collect();
+        let parts: Vec<_> = chunks(&self.log.whole(), false).collect();
         for part in &parts {
             self.apply(Response::SnapshotChunk(part.clone()));
         }
@@ -114,7 +114,9 @@ impl World {
         // A session per snapshot: its parts are few enough here to be one.
         let mut session = Session::replay(Instant::now());
         match session.receive(message, self.live.position(), Instant::now()).unwrap() {
-            Action::Apply(Work::Snapshot { position, records }) => self.live.apply_snapshot(position, records).unwrap(),
+            Action::Apply(Work::Snapshot { position, records, .. }) => {
+                self.live.apply_snapshot(position, records).unwrap()
+            }
             Action::Apply(Work::Delta { from, to, changes }) => self.live.apply_delta(from, to, changes).unwrap(),
             other => panic!("{other:?}"),
         }

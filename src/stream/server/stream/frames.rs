@@ -80,7 +80,9 @@ impl<S: Source> Stream<S> {
         }
         joined.session().sends_snapshot(taken.snapshot.position);
         self.shared.metrics.snapshots.inc();
-        for chunk in chunks(&taken.snapshot) {
+        let snapshot = &taken.snapshot;
+        let is_stamped = joined.session().is_stamped_for(snapshot.position, snapshot.mass_change_at);
+        for chunk in chunks(snapshot, is_stamped) {
             self.send(Response::SnapshotChunk(chunk)).await?;
         }
         Ok(())
