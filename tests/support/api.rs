@@ -106,6 +106,17 @@ impl Api {
         assert!(answer.status().is_success() && !last.contains("error"), "{} {last}", answer.status());
     }
 
+    /// Every event of a stream that ends by itself.
+    #[track_caller]
+    pub fn events(&self, path: &str) -> Vec<Value> {
+        let request = self.agent.get(format!("{}{path}", self.base)).header("x-api-key", &self.key);
+        let mut answer = request.call().expect("the API answers");
+        let said = answer.body_mut().read_to_string().expect("a stream of text");
+        assert!(answer.status().is_success(), "{} {said}", answer.status());
+        let data = said.lines().filter_map(|line| line.strip_prefix("data: "));
+        data.map(|data| serde_json::from_str(data).expect("events are JSON")).collect()
+    }
+
     /// The answer of a server that may die before it has given it: nothing then.
     pub fn try_get(&self, path: &str) -> Option<Answer> {
         let request = self.agent.get(format!("{}{path}", self.base)).header("x-api-key", &self.key);
