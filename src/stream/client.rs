@@ -209,8 +209,9 @@ impl Client {
                 _ => backoff.pause(begun.elapsed(), fastrand::f64()),
             };
             tokio::select! {
-                () = sleep(pause) => {}
+                biased;
                 () = drain.asked() => return,
+                () = sleep(pause) => {}
             }
         }
     }
@@ -230,6 +231,24 @@ impl Client {
         statuses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // In the same order every time, so that a simulation replays: what is rare
+                // first, silence last, because who was stalled finds what came meanwhile.
+                biased;
+                () = drain.asked() => {
+                    outbox.goodbye();
+                    // The server ends the stream once it has heard.
+                    let _ = timeout(GOODBYE_TIMEOUT, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
+                    return End::Stopped;
+                }
+                _ = statuses.tick() => outbox.status(Due::Whole),
+                () = self.live.idle_notify().notified() => outbox.status(Due::Busy),
+                is_there = changed(&mut disk) => match self.keeper() {
+                    None => return End::HandedOn,
+                    Some(keeper) if keeper.wants_snapshot() => return End::Gap,
+                    Some(_) if is_there => outbox.durable(self.ack()),
+                    // The thread that keeps the table is gone: no news from there.
+                    Some(_) => disk = None,
+                },
                 message = inbound.message() => match message {
                     Ok(Some(message)) => match self.hear(&mut session, &outbox, message) {
                         Ok(None) => {}
@@ -246,22 +265,7 @@ impl Client {
                     Ok(None) => return End::Closed,
                     Err(status) => return End::Refused(status),
                 },
-                _ = statuses.tick() => outbox.status(Due::Whole),
-                () = self.live.idle_notify().notified() => outbox.status(Due::Busy),
-                is_there = changed(&mut disk) => match self.keeper() {
-                    None => return End::HandedOn,
-                    Some(keeper) if keeper.wants_snapshot() => return End::Gap,
-                    Some(_) if is_there => outbox.durable(self.ack()),
-                    // The thread that keeps the table is gone: no news from there.
-                    Some(_) => disk = None,
-                },
                 () = sleep_until(Instant::from_std(session.deadline())) => return End::Silent,
-                () = drain.asked() => {
-                    outbox.goodbye();
-                    // The server ends the stream once it has heard.
-                    let _ = timeout(GOODBYE_TIMEOUT, async { while let Ok(Some(_)) = inbound.message().await {} }).await;
-                    return End::Stopped;
-                }
             }
         }
     }

@@ -86,11 +86,12 @@ impl<S: Source> Writer<S> {
         let mut batch = Vec::new();
         loop {
             let heard_max = tokio::select! {
+                biased;
+                _ = ticks.tick() => HEARD_MAX,
                 received = entries.recv_many(&mut batch, TOGETHER_MAX) => match received {
                     0 => return,
                     _ => 0,
                 },
-                _ = ticks.tick() => HEARD_MAX,
             };
             // A failure has been told, and answers nobody.
             let _ = self.write(batch.drain(..), heard_max).await;

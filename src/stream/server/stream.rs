@@ -150,14 +150,16 @@ impl<S: Source> Stream<S> {
         };
         self.shared.metrics.streams.inc();
         // The three are polled in one task: none of them waits for another.
+        // In the same order every time, here and below, so that a simulation replays.
         let end = tokio::select! {
-            end = joined.read(&self.shared, &mut inbound) => end,
-            end = self.write(&joined) => end,
+            biased;
             () = drain.asked() => End::Away(GoAway {
                 reason: GoAwayReason::Shutdown,
                 delay: Duration::ZERO,
                 spread: self.shared.reconnect_spread(),
             }),
+            end = joined.read(&self.shared, &mut inbound) => end,
+            end = self.write(&joined) => end,
         };
         self.shared.metrics.streams.dec();
         self.shared.fleet.lost(&joined.membership);
@@ -277,12 +279,13 @@ impl<S: Source> Stream<S> {
                 }
             };
             tokio::select! {
+                biased;
+                () = self.outbound.closed() => return Err(End::Closed),
+                _ = pulse.ticks.tick() => self.beat(joined, at)?,
                 // The store is going away, and the server with it.
                 moved = pulse.head.changed() => moved.map_err(|_| End::Closed)?,
                 () = joined.bell.notified() => {}
                 () = sleep_until(until.unwrap_or(now)), if until.is_some() => {}
-                _ = pulse.ticks.tick() => self.beat(joined, at)?,
-                () = self.outbound.closed() => return Err(End::Closed),
             }
         }
     }
@@ -298,12 +301,13 @@ impl<S: Source> Stream<S> {
         let mut read = pin!(read);
         loop {
             tokio::select! {
+                biased;
+                () = self.outbound.closed() => return Err(End::Closed),
                 read = &mut read => return read.map_err(|error| unavailable(&error)),
                 _ = pulse.ticks.tick() => {
                     let head = *pulse.head.borrow();
                     self.beat(joined, head)?;
                 }
-                () = self.outbound.closed() => return Err(End::Closed),
             }
         }
     }
