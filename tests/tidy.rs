@@ -69,8 +69,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prost", &["stream", "wire", "telemetry"]),
     // worker for its health probe, demo because it is a worker itself.
     ("hyper", &["ingress", "worker", "demo"]),
-    // control for one of its timers, which axum's own server leaves off: the longest a request's head may take.
-    ("hyper_util", &["ingress", "worker", "demo", "control"]),
+    // control for one of its timers, which axum's own server leaves off: the longest a request's head may take; stream for
+    // the sockets of its simulation, in tests.
+    ("hyper_util", &["ingress", "worker", "demo", "control", "stream"]),
+    ("turmoil", &["stream"]),
     ("axum", &["control", "studio", "telemetry"]),
     ("sqlx", &["store"]),
     ("clap", &["cli", "config", "app", "main"]),

@@ -319,6 +319,8 @@ impl Client {
     /// Invariant 6: `applied` is acknowledged after publishing; a refused change
     /// leaves the table as it was and is reported.
     fn apply(&self, outbox: &Outbox, have: Option<Position>, work: Work) {
+        #[cfg(test)]
+        let Some(work) = super::tests::sabotage::acked_before_publish(&self.live, outbox, work) else { return };
         let (revision, closes) = (work.revision(), work.closes());
         let (counter, applied) = match work {
             Work::Snapshot { position, records, is_stamped: false } => {

@@ -1,5 +1,5 @@
-//! Both ends together: in any order over a network that loses everything, and
-//! over real sockets with a real table.
+//! Both ends together: in any order over a network that loses everything, on a
+//! simulated network from a seed, and over real sockets with a real table.
 
 mod any_order;
 pub(super) mod cluster;
@@ -7,3 +7,5 @@ mod guards;
 pub(super) mod log;
 mod loopback;
 mod real_store;
+pub(super) mod sabotage;
+mod simulation;

@@ -11,6 +11,9 @@ use crate::wire::request::{Load, Request, Status};
 #[derive(Default)]
 pub struct Reports {
     said: HashMap<PoolKey, Load>,
+    /// What the busy list was before, for the breaking of promises.
+    #[cfg(test)]
+    early: Busy,
 }
 
 /// Entries in one message: about 300 KiB, well below what gRPC implementations
@@ -23,6 +26,8 @@ impl Reports {
         // Read first: what is not listed below was idle at this revision or later.
         let applied = live.position();
         let busy = live.busy();
+        #[cfg(test)]
+        let busy = crate::stream::tests::sabotage::busy(&mut self.early, busy);
         // Their counts are in the busy list; once they leave it, their load is news.
         for (pool, _) in &busy.pools {
             self.said.remove(pool);

@@ -105,6 +105,29 @@ impl Keeper {
         metrics: DiskMetrics,
         pause: Pause,
     ) -> Result<Self, std::io::Error> {
+        let (keeper, worker) = Self::prepare(disk, config, live, metrics, pause);
+        thread::Builder::new().name("last-known-good".into()).spawn(move || worker.run())?;
+        Ok(keeper)
+    }
+
+    /// The same without the thread: whoever asks gives the worker its turns.
+    #[cfg(test)]
+    pub fn start_driven<D: Disk + 'static>(
+        disk: D,
+        config: Config,
+        live: &Live,
+        metrics: DiskMetrics,
+    ) -> (Self, Worker<D>) {
+        Self::prepare(disk, config, live, metrics, Pause::Over)
+    }
+
+    fn prepare<D: Disk + 'static>(
+        disk: D,
+        config: Config,
+        live: &Live,
+        metrics: DiskMetrics,
+        pause: Pause,
+    ) -> (Self, Worker<D>) {
         let begun = std::time::Instant::now();
         let found = recover(&disk, live);
         metrics.load_seconds.set(begun.elapsed().as_secs_f64());
@@ -119,8 +142,7 @@ impl Keeper {
         let (said, durable) = watch::channel(None);
         let writer = Writer::new(disk, &found);
         let worker = Worker::new(writer, Arc::clone(&shared), config, said, metrics);
-        thread::Builder::new().name("last-known-good".into()).spawn(move || worker.run())?;
-        Ok(Self { shared, durable, heard: Mutex::default(), loaded: found.loaded })
+        (Self { shared, durable, heard: Mutex::default(), loaded: found.loaded }, worker)
     }
 
     /// What can pause it, once it is the client's.

@@ -21,7 +21,13 @@ pub(super) mod worker;
 pub(super) mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
+
+/// The runtime's clock, which simulations turn themselves. The thread that waits
+/// for the disk has no runtime, and gets the system's.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// How much is kept before something is done about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use crate::stream::last_known_good::now;
 use crate::stream::last_known_good::writer::Item;
 
 /// The queue, shared by the stream and the thread that writes.
@@ -124,7 +125,7 @@ impl Shared {
     pub fn wait(&self, until: Option<Instant>, is_enough: impl Fn(&Queue) -> bool) -> MutexGuard<'_, Queue> {
         let mut queue = self.queue();
         while !queue.is_closed && queue.pause != Pause::Asked && !is_enough(&queue) {
-            queue = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            queue = match until.map(|until| until.saturating_duration_since(now())) {
                 None => self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return queue,
                 Some(left) => self.filled.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,

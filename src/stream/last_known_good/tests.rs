@@ -3,6 +3,6 @@
 mod bytes;
 mod crashes;
 mod faults;
-mod memory;
+pub(in crate::stream) mod memory;
 mod restarts;
 mod world;

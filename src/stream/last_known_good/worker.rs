@@ -15,6 +15,7 @@ use crate::model::revision::Position;
 use crate::stream::last_known_good::Config;
 use crate::stream::last_known_good::disk::Disk;
 use crate::stream::last_known_good::metrics::DiskMetrics;
+use crate::stream::last_known_good::now;
 use crate::stream::last_known_good::queue::{Pause, Shared, delta_bytes};
 use crate::stream::last_known_good::writer::{Failure, Item, Writer};
 
@@ -80,16 +81,30 @@ impl<D: Disk> Worker<D> {
 
     /// Works until the queue is closed. What is left then is tried once more.
     pub fn run(mut self) {
-        while !self.is_closed {
-            if self.may_rest() && !self.shared.rest() {
-                return;
-            }
-            self.take();
-            if let Err(failure) = self.step() {
-                self.failed(&failure);
-            }
-            self.metrics.journal_bytes.set(i64::try_from(self.writer.journal_bytes()).unwrap_or(i64::MAX));
+        while self.turn() {}
+    }
+
+    /// Waits for something to do and does it; answers whether that was not the last.
+    pub fn turn(&mut self) -> bool {
+        if self.is_closed || self.may_rest() && !self.shared.rest() {
+            return false;
         }
+        self.take();
+        if let Err(failure) = self.step() {
+            self.failed(&failure);
+        }
+        self.metrics.journal_bytes.set(i64::try_from(self.writer.journal_bytes()).unwrap_or(i64::MAX));
+        !self.is_closed
+    }
+
+    /// Whether a turn would not wait, for a simulation that has no thread to spare.
+    #[cfg(test)]
+    pub fn is_due(&self) -> bool {
+        let queue = self.shared.queue();
+        let pausing = !self.writing.is_over();
+        let again = !self.is_settled || !self.waiting.is_empty();
+        let asks = self.asking.is_over() && queue.is_lost && !queue.wants_snapshot;
+        queue.is_closed || !pausing && (again || !queue.items.is_empty() || asks)
     }
 
     /// Whether a pause has begun, or one that is asked for may begin: there is
@@ -132,6 +147,10 @@ impl<D: Disk> Worker<D> {
         }
         if self.shared.queue().is_lost {
             return self.ask();
+        }
+        #[cfg(test)]
+        if crate::stream::tests::sabotage::is_durable_first(&self.waiting, &self.durable) {
+            return Ok(());
         }
         self.writer.write(&mut self.waiting)?;
         self.written();
@@ -229,10 +248,10 @@ impl Trouble {
     fn pause(&mut self, least: Duration, most: Duration) {
         let pause = least.saturating_mul(1 << self.count.min(16)).min(most);
         self.count = self.count.saturating_add(1);
-        self.until = Some(Instant::now() + pause);
+        self.until = Some(now() + pause);
     }
 
     fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| until <= Instant::now())
+        self.until.is_none_or(|until| until <= now())
     }
 }

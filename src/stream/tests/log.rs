@@ -1,6 +1,6 @@
 //! A change log in memory that also holds changes no store would commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::model::change::{
 use crate::model::deployment::HostHeader;
 use crate::model::id::{DeploymentId, EnvironmentId, Lineage};
 use crate::model::manifest::Protocol;
-use crate::model::member::MemberKey;
+use crate::model::member::{MemberKey, StoredMember};
 use crate::model::name::DeploymentRef;
 use crate::model::policy::Policy;
 use crate::model::pool::PoolKey;
@@ -35,7 +35,7 @@ struct Inner {
     floor: Revision,
     /// Every position there was, and the records there.
     past: Vec<(Position, BTreeMap<RecordKey, Bytes>)>,
-    members: BTreeSet<MemberKey>,
+    members: BTreeMap<MemberKey, StoredMember>,
     /// Members cannot be written.
     is_full: bool,
     mass_change_at: Revision,
@@ -50,7 +50,7 @@ impl Log {
             changes: Vec::new(),
             floor: Revision(0),
             past: Vec::new(),
-            members: BTreeSet::new(),
+            members: BTreeMap::new(),
             is_full: false,
             mass_change_at: Revision(0),
         };
@@ -64,9 +64,14 @@ impl Log {
     }
 
     pub fn commit(&self, upserts: Vec<Record>, deletes: &[RecordKey]) -> Position {
+        self.commit_as(self.head().revision.next(), upserts, deletes)
+    }
+
+    /// The same under a number that was chosen before, as no store may.
+    pub fn commit_as(&self, revision: Revision, upserts: Vec<Record>, deletes: &[RecordKey]) -> Position {
         let mut inner = self.inner();
         let mut head = self.head();
-        head.revision = head.revision.next();
+        head.revision = revision.max(head.revision);
         let mut encoded = Vec::new();
         for record in upserts {
             let bytes = encode_record(&record);
@@ -76,8 +81,9 @@ impl Log {
         for key in deletes {
             head.digest = inner.put(head.digest, *key, None);
         }
-        let bytes = assemble_change_set(head.revision, encoded, deletes);
-        inner.changes.push(LoggedChange { position: head, bytes });
+        let bytes = assemble_change_set(revision, encoded, deletes);
+        inner.changes.push(LoggedChange { position: Position { revision, ..head }, bytes });
+        inner.changes.sort_by_key(|change| change.position.revision);
         inner.remember(head);
         drop(inner);
         self.head.send_replace(head);
@@ -113,7 +119,25 @@ impl Log {
 
     /// Members that were written down.
     pub fn members(&self) -> Vec<MemberKey> {
-        self.inner().members.iter().cloned().collect()
+        self.inner().members.keys().cloned().collect()
+    }
+
+    /// The same with what was written of them.
+    pub fn stored_members(&self) -> Vec<StoredMember> {
+        self.inner().members.values().cloned().collect()
+    }
+
+    /// A revision that the log has not got although it has a later one.
+    pub fn gap(&self) -> Option<Revision> {
+        let inner = self.inner();
+        let mut last = inner.floor;
+        for change in &inner.changes {
+            if change.position.revision != last.next() {
+                return Some(last.next());
+            }
+            last = last.next();
+        }
+        None
     }
 
     /// Whether members can be written from now on.
@@ -216,15 +240,18 @@ impl Source for Log {
         if inner.is_full {
             return Err(Error::Busy);
         }
-        inner.members.retain(|key| !change.departed.contains(key));
-        inner.members.extend(change.arrived.into_iter().map(|member| member.key));
+        inner.members.retain(|key, _| !change.departed.contains(key));
+        inner.members.extend(change.arrived.into_iter().map(|member| (member.key.clone(), member)));
+        for member in change.heard {
+            inner.members.entry(member.key.clone()).and_modify(|stored| *stored = member);
+        }
         Ok(())
     }
 }
 
 // Records by number.
 
-fn lineage_of(n: u128) -> Lineage {
+pub fn lineage_of(n: u128) -> Lineage {
     Uuid::from_u128(n).into()
 }
 

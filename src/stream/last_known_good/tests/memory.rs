@@ -71,6 +71,14 @@ impl Memory {
         (inner.room, inner.failing_syncs) = (None, 0);
     }
 
+    /// What a power cut now would leave in the worst case, on another disk.
+    pub fn after_worst_crash(&self) -> Self {
+        let worst = self.copy();
+        worst.inner().possible = self.inner().possible.clone();
+        worst.crash(|_| 0);
+        worst
+    }
+
     /// The same files on another disk, for a test that damages them.
     pub fn copy(&self) -> Self {
         let inner = self.inner();
