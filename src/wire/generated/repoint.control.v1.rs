@@ -60,13 +60,13 @@ pub mod sync_response {
         GoAway(super::GoAway),
     }
 }
-/// A place in a store's history.
+/// A place in a store's history. Within one lineage what a proxy has applied never goes back.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Position {
     /// Which history; another one after the store was restored or replaced. 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub lineage: ::prost::bytes::Bytes,
-    /// How far into it.
+    /// How far into it: one more with each committed change set.
     #[prost(uint64, tag = "2")]
     pub revision: u64,
     /// Sum modulo 2^128, over all records there, of the first 16 bytes of SHA-256(key, 0x00, record bytes as stored), each
@@ -146,6 +146,9 @@ pub struct PoolKey {
 }
 /// What a proxy is doing. Sent every interval, and at once when a closing pool or a draining endpoint goes idle.
 ///
+/// Drained means: absent from these lists in a status whose `applied` is at or past the change that closed it, by every
+/// instance that may still have requests. Nothing is concluded from a proxy that is not heard.
+///
 /// `busy_pools` and `busy_endpoints` are exhaustive over all parts of one status: what is closing or draining at
 /// `applied` and is not listed holds no request on this proxy, unless the status is `truncated`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -214,7 +217,8 @@ pub struct PoolLoad {
     #[prost(uint64, tag = "3")]
     pub in_flight: u64,
 }
-/// Requests wait for a pool that has no ready endpoint. Sent at once, repeated while any wait.
+/// Requests wait for a pool that has no ready endpoint. Sent at once, repeated while any wait. They hold nothing
+/// meanwhile: once there is an endpoint, each is resolved again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Demand {
     /// Which.
@@ -224,7 +228,7 @@ pub struct Demand {
     #[prost(uint64, tag = "2")]
     pub waiting: u64,
 }
-/// The proxy stops for good and holds no request any more: forget this instance.
+/// The proxy stops for good and holds no request any more: forget this instance. The control plane then ends the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
 /// The answer to Hello.
@@ -253,7 +257,7 @@ pub struct Welcome {
     pub build: ::prost::alloc::string::String,
 }
 /// A part of the whole state. The parts of one snapshot come in order and share a position; they are applied as one
-/// table when the last one has come and their digest holds.
+/// table when the last one has come and their digest holds. It replaces all that the proxy has, of whatever lineage.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotChunk {
     /// What the whole snapshot amounts to.
@@ -281,7 +285,8 @@ pub struct Delta {
     /// Where it stands afterwards.
     #[prost(message, optional, tag = "2")]
     pub to: ::core::option::Option<Position>,
-    /// Encoded ChangeSets, as stored, oldest first. A net one may stand for several.
+    /// Encoded ChangeSets, as stored, oldest first. A net one may stand for several: it has the revision of the last of
+    /// them. About 1 MiB of them; a change of more than 2 MiB goes as a snapshot.
     #[prost(bytes = "bytes", repeated, tag = "3")]
     pub change_sets: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
@@ -434,7 +439,7 @@ pub struct Pool {
     /// Its identity.
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<PoolKey>,
-    /// The deployment's short name.
+    /// The deployment's short name: 8 of `bcdfghjkmnpqrstvwxyz23456789`.
     #[prost(string, tag = "2")]
     pub reference: ::prost::alloc::string::String,
     /// Whether it takes new requests.
@@ -776,7 +781,8 @@ pub mod control_stream_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Spoken by the control plane, dialled by proxies. A bearer token rides in the metadata key `authorization`.
+    /// Spoken by the control plane, dialled by proxies. A bearer token rides in the metadata key `authorization`
+    /// (`Bearer TOKEN`); without the right one the call ends with UNAUTHENTICATED.
     #[derive(Debug, Clone)]
     pub struct ControlStreamServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -846,7 +852,8 @@ pub mod control_stream_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// One stream per proxy process. The first request is Hello, the first response is Welcome or GoAway.
+        /// One stream per proxy process; a newer one of the same instance ends the older with GoAway SUPERSEDED. The first
+        /// request is Hello, the first response is Welcome or GoAway.
         pub async fn sync(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::SyncRequest>,
@@ -894,13 +901,15 @@ pub mod control_stream_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// One stream per proxy process. The first request is Hello, the first response is Welcome or GoAway.
+        /// One stream per proxy process; a newer one of the same instance ends the older with GoAway SUPERSEDED. The first
+        /// request is Hello, the first response is Welcome or GoAway.
         async fn sync(
             &self,
             request: tonic::Request<tonic::Streaming<super::SyncRequest>>,
         ) -> std::result::Result<tonic::Response<Self::SyncStream>, tonic::Status>;
     }
-    /// Spoken by the control plane, dialled by proxies. A bearer token rides in the metadata key `authorization`.
+    /// Spoken by the control plane, dialled by proxies. A bearer token rides in the metadata key `authorization`
+    /// (`Bearer TOKEN`); without the right one the call ends with UNAUTHENTICATED.
     #[derive(Debug)]
     pub struct ControlStreamServiceServer<T> {
         inner: Arc<T>,
