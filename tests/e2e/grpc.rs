@@ -25,11 +25,12 @@ impl Drop for Server {
     }
 }
 
-/// A Python that has grpcio, where there is one.
-fn python() -> Option<String> {
+/// A Python that has these modules, where there is one.
+pub(super) fn python(modules: &str) -> Option<String> {
     let python = std::env::var("REPOINT_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has_grpc = Command::new(&python).args(["-c", "import grpc"]).stderr(Stdio::null()).status();
-    has_grpc.is_ok_and(|status| status.success()).then_some(python)
+    let import = format!("import {modules}");
+    let has_them = Command::new(&python).args(["-c", &import]).stderr(Stdio::null()).status();
+    has_them.is_ok_and(|status| status.success()).then_some(python)
 }
 
 fn serve(python: &str) -> Server {
@@ -47,7 +48,7 @@ fn serve(python: &str) -> Server {
 
 #[test]
 fn every_kind_of_grpc_call_passes_through() {
-    let Some(python) = python() else {
+    let Some(python) = python("grpc") else {
         println!("skipped: no Python with grpcio here; `pip install grpcio`, or name one in REPOINT_TEST_PYTHON");
         return;
     };

@@ -21,6 +21,7 @@ mod seen;
 mod self_signed;
 mod stopping;
 mod streams;
+mod third_party;
 mod tls;
 mod workers;
 
