@@ -76,16 +76,32 @@ pub struct StillLive {
 pub struct Members {
     config: Config,
     since: Instant,
+    /// When the control plane was awake last, as far as it says so, and for how
+    /// long it has slept since it was asked.
+    awake: Option<Instant>,
+    slept: Duration,
     streams: u64,
     members: BTreeMap<MemberKey, Member>,
     /// Stored runs that are members no more, until the store is told.
     departed: Vec<MemberKey>,
 }
 
+/// Five pulses missed: longer than a busy machine keeps a task waiting, and too
+/// short to matter where silence is counted in minutes.
+const AWAY: Duration = Duration::from_secs(5);
+
 impl Members {
     /// Nobody yet; the control plane started `now`.
     pub fn new(config: Config, now: Instant) -> Self {
-        Self { config, since: now, streams: 0, members: BTreeMap::new(), departed: Vec::new() }
+        Self {
+            config,
+            since: now,
+            awake: None,
+            slept: Duration::ZERO,
+            streams: 0,
+            members: BTreeMap::new(),
+            departed: Vec::new(),
+        }
     }
 
     /// What an earlier run of the control plane stored; `wall` is the time on
@@ -98,6 +114,31 @@ impl Members {
             let silent = since(wall, member.last_heard);
             let before = Before { silent, unheard: since(newest, member.last_heard) };
             self.members.insert(member.key.clone(), Member::restored(member, before, now));
+        }
+    }
+
+    /// The control plane is awake `now`, and says so again within a second.
+    /// Answers for how long it has slept since the last time.
+    pub fn pulse(&mut self, now: Instant) -> Duration {
+        self.notice(now);
+        self.awake = Some(now);
+        std::mem::take(&mut self.slept)
+    }
+
+    /// Notices that the control plane itself was away: stopped, or its machine
+    /// suspended. It heard nobody meanwhile, and nothing follows from that; what
+    /// it would have heard may still wait to be read. To be called before
+    /// anything is concluded.
+    pub fn notice(&mut self, now: Instant) {
+        let Some(awake) = self.awake else { return };
+        let slept = now.saturating_duration_since(awake);
+        if slept < AWAY {
+            return;
+        }
+        self.awake = Some(now);
+        self.slept += slept;
+        for member in self.members.values_mut() {
+            member.heard = (member.heard + slept).min(now);
         }
     }
 

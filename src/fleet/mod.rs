@@ -90,6 +90,13 @@ impl Fleet {
         self.ring();
     }
 
+    /// The control plane is awake, and says so every second from now on: where
+    /// it does not, it was stopped meanwhile, and the silence of proxies was its
+    /// own. Answers for how long it slept since the last time.
+    pub fn pulse(&self) -> Duration {
+        self.members().pulse(now())
+    }
+
     /// A proxy has opened a stream; the session names it in every further call.
     pub fn hello(&self, greeting: Greeting) -> Session {
         let session = self.members().hello(greeting, now());
@@ -296,7 +303,10 @@ impl Fleet {
 
     fn members(&self) -> MutexGuard<'_, Members> {
         // Every change to the members is one assignment; a panic leaves nothing half-done.
-        self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever is first after a sleep, nothing is concluded from it.
+        members.notice(now());
+        members
     }
 }
 

@@ -72,3 +72,23 @@ async fn the_bell_rings_for_what_changes_a_conclusion() {
     assert!(bell.has_changed().unwrap());
     assert!(!fleet.is_current(&session));
 }
+
+#[tokio::test(start_paused = true)]
+async fn invariant_9_a_control_plane_that_was_stopped_concludes_nothing_from_the_silence() {
+    let config = Config { settle: Duration::ZERO, ..Config::default() };
+    let (asleep, patience) = (Duration::from_secs(3_600), config.suspect + config.gone_grace);
+    let fleet = Fleet::new(config);
+    fleet.hello(greeting(6));
+    assert_eq!(fleet.pulse(), Duration::ZERO);
+    tokio::time::advance(asleep).await;
+    assert!(!fleet.closing_known(Revision(7)), "it may serve what was closed at 7");
+    assert!(!fleet.propagation(Revision(7)).complete);
+    assert_eq!((fleet.proxies()[0].state, fleet.pulse()), (member::State::Live, asleep));
+    // While the control plane is awake, silence counts.
+    for second in 0..=patience.as_secs() {
+        assert!(!fleet.closing_known(Revision(7)), "after {second} s");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(fleet.pulse(), Duration::ZERO);
+    }
+    assert!(fleet.closing_known(Revision(7)));
+}

@@ -4,12 +4,14 @@
 //! time, how a stop is announced. One stream is `stream`'s business, what to
 //! send next [`session`]'s. Nothing here waits for a proxy on behalf of another.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
@@ -143,7 +145,7 @@ where
     let mut stop = drain.clone();
     let roll = Roll::start(source.clone(), fleet.clone(), &drain);
     let hellos = Hellos::new(&config);
-    let shared = Arc::new(Shared { source, fleet, config, metrics, snapshots, roll, hellos, drain });
+    let shared = Arc::new(Shared { source, fleet: fleet.clone(), config, metrics, snapshots, roll, hellos, drain });
     let serving = tonic::transport::Server::builder()
         // Rule 6: a proxy whose machine vanished is noticed although nothing is sent to it.
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -152,8 +154,35 @@ where
         .max_concurrent_streams(8)
         .add_service(ControlStreamServiceServer::new(Service(shared)))
         .serve_with_incoming_shutdown(incoming, async move { stop.asked().await });
-    serving.await.map_err(Error::Serve)
+    tokio::select! {
+        biased;
+        never = pulses(fleet) => match never {},
+        served = serving => served.map_err(Error::Serve),
+    }
 }
+
+/// Shows that this process runs: the silence of proxies counts only while it does.
+async fn pulses(fleet: Fleet) -> Infallible {
+    #[cfg(test)]
+    if super::tests::sabotage::is(super::tests::sabotage::Sabotage::OwnSilenceCounts) {
+        std::future::pending::<()>().await;
+    }
+    let mut ticks = interval(PULSE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let slept = fleet.pulse();
+        if !slept.is_zero() {
+            warn!(
+                slept_s = slept.as_secs(),
+                "the control plane was stopped for a while: proxies are waited for as long"
+            );
+        }
+    }
+}
+
+/// As often as `fleet` asks for it.
+const PULSE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// 10 s, answered within 5 s: as quick as `live` in fleet, without waking idle machines.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

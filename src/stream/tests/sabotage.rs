@@ -35,6 +35,8 @@ pub enum Sabotage {
     RevisionFromSequence,
     /// The busy list leaves out pools with one request.
     BusyListCut,
+    /// While the control plane is stopped, the silence is taken for the proxies'.
+    OwnSilenceCounts,
 }
 
 thread_local! {

@@ -150,6 +150,11 @@ fn simulation_notices_a_busy_list_that_leaves_something_out() {
 }
 
 #[test]
+fn simulation_notices_a_control_plane_that_takes_its_own_silence_for_that_of_proxies() {
+    assert_eq!(caught(Sabotage::OwnSilenceCounts).promise, Promise::Invariant(9));
+}
+
+#[test]
 fn simulation_keeps_every_promise_under_any_faults() {
     for seed in seeds() {
         let Outcome { broken, trace, seen } = simulate(seed, None);

@@ -158,7 +158,7 @@ impl Faults {
                 self.world.lock().proxies[proxy].jump = Some(jump);
             }
             Fault::JumpControl => {
-                let jump = Duration::from_millis(self.rng.u64(100..5_000));
+                let jump = Duration::from_millis(self.rng.u64(100..120_000));
                 let mut world = self.world.lock();
                 world.control.jump = Some(jump);
                 // And the one on the wall, either way, for whoever reads it next.
