@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use claim::Claims;
@@ -161,5 +162,36 @@ fn the_end_of_the_last_claim_is_rung_or_seen_by_who_closes() {
         let was_idle = claims.in_flight() == 0;
         ends.join().unwrap();
         assert!(was_idle || idle.rung() > 0, "busy when it was closed, and nobody was told of its end");
+    });
+}
+
+/// The steps of `Live::publish` beside those of `Reader::claim`: a pool opens, the
+/// table that leads to it takes the place of the other, the other pool closes. A
+/// reader compares the table's address without ordering anything (`arc_swap`'s
+/// cache does): that it meets the newer one is for the closed bit to bring about.
+#[test]
+fn invariant_2_a_request_that_meets_a_closed_pool_finds_the_newer_table() {
+    model(|| {
+        let pools = [claims().0, claims().0];
+        pools[1].close();
+        let table = Arc::new(AtomicUsize::new(0));
+        let request = {
+            let (pools, table) = (pools.clone(), Arc::clone(&table));
+            thread::spawn(move || {
+                let tries = (0..2).find_map(|_| {
+                    let leads_to = table.load(Ordering::Relaxed);
+                    Some((leads_to, pools[leads_to].claim(0)?))
+                });
+                tries.expect("a table leads to an open pool at the second try")
+            })
+        };
+        pools[1].open();
+        table.store(1, Ordering::Release);
+        pools[0].close();
+        let was_idle = pools[0].in_flight() == 0;
+        let (leads_to, claim) = request.join().unwrap();
+        assert!(leads_to == 1 || !was_idle, "idle, with a request on its way");
+        drop(claim);
+        assert_eq!((pools[0].in_flight(), pools[1].in_flight()), (0, 0));
     });
 }
