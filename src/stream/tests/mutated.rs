@@ -42,7 +42,7 @@ fn hear(live: &Live, session: &mut Session, bytes: &[u8]) {
     let Ok(Action::Apply(work)) = session.receive(response, live.position(), Instant::now()) else { return };
     // A refusal is as good an answer as any.
     let _ = match work {
-        Work::Snapshot { position, records } => live.apply_snapshot(position, records),
+        Work::Snapshot { position, records, .. } => live.apply_snapshot(position, records),
         Work::Delta { from, to, changes } => live.apply_delta(from, to, changes),
     };
 }
@@ -58,7 +58,7 @@ fn frames() -> (Arc<Live>, Vec<Vec<u8>>, [Served; 2]) {
     for n in 0..3 {
         log.commit(moved(n, 1), &[]);
     }
-    let whole = |log: &Log| encoded(chunks(&log.whole()).map(Response::SnapshotChunk).next().unwrap());
+    let whole = |log: &Log| encoded(chunks(&log.whole(), false).map(Response::SnapshotChunk).next().unwrap());
     hear(&live, &mut Session::replay(Instant::now()), &whole(&log));
     let (from, before) = (log.head(), served(&live));
     log.commit([moved(0, 2), moved(1, 2), vec![pool(0, 1, PoolRecordState::Closing)]].concat(), &[]);

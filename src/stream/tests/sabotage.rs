@@ -71,7 +71,7 @@ pub fn acked_before_publish(live: &Arc<Live>, outbox: &Outbox, work: Work) -> Op
         sleep_until(at).await;
         // What is refused now has been acknowledged all the same.
         let _ = match work {
-            Work::Snapshot { position, records } => live.apply_snapshot(position, records),
+            Work::Snapshot { position, records, .. } => live.apply_snapshot(position, records),
             Work::Delta { from, to, changes } => live.apply_delta(from, to, changes),
         };
     });
