@@ -10,6 +10,7 @@ mod bound;
 mod check;
 mod data_plane;
 mod kept;
+mod memory;
 mod notify;
 mod proxy;
 mod reload;

@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::app::activation::Sockets;
 use crate::app::bound::Bound;
 use crate::app::kept::Custody;
-use crate::app::{STOP_API, kept, reload};
+use crate::app::{STOP_API, kept, memory, reload};
 use crate::config::ServerArgs;
 use crate::drain::Drain;
 use crate::handover::{Estate, Passed, Place};
@@ -118,7 +118,8 @@ impl DataPlane {
         let (metrics, drain) = (Metrics::default(), Drain::new());
         let live = Live::new(config.cores());
         let stream = ClientMetrics::registered(&metrics);
-        let mut client = client::Client::new(following, Arc::clone(&live), stream.clone())?;
+        let client = client::Client::new(following, Arc::clone(&live), stream.clone())?;
+        let mut client = client.loading_with(memory::loading);
         let (instance, link) = (client.instance_id(), client.link());
         // Before anybody is told of this run.
         let ingress = ingress::prepare(config, given)?;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tracing::{info, warn};
 
+use crate::app::memory;
 use crate::config::ServerArgs;
 use crate::routing::live::Live;
 use crate::stream::last_known_good::Config;
@@ -91,11 +92,16 @@ pub(super) fn load(
     let (path, is_writable) = (folder.path().to_owned(), folder.is_writable());
     let lock = folder.share_lock().context("share the lock on the folder")?;
     let metrics = DiskMetrics::registered(metrics);
-    let started = if is_paused {
-        Keeper::start_paused(folder, config, live, metrics).map(|(keeper, waiting)| (keeper, Some(waiting)))
-    } else {
-        Keeper::start(folder, config, live, metrics).map(|keeper| (keeper, None))
+    let start = || {
+        if is_paused {
+            Keeper::start_paused(folder, config, live, metrics).map(|(keeper, waiting)| (keeper, Some(waiting)))
+        } else {
+            Keeper::start(folder, config, live, metrics).map(|keeper| (keeper, None))
+        }
     };
+    let (mut start, mut started) = (Some(start), None);
+    memory::loading(&mut || started = start.take().map(|start| start()));
+    let started = started.context("load the table that is kept on disk")?;
     let (keeper, waiting) = started.context("start the thread that keeps the table on disk")?;
     // A table that can only be read is served all the same. It will be found
     // again after a restart, so the control plane hears that it is kept, and

@@ -18,8 +18,10 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::drain;
+use crate::model::change::Record;
 use crate::model::id::InstanceId;
-use crate::model::revision::{Position, Revision};
+use crate::model::revision::{Digest, Position, Revision};
+use crate::routing::change::Refusal;
 use crate::routing::live::Live;
 use crate::stream::client::backoff::Backoff;
 use crate::stream::client::outbox::{Due, Outbox};
@@ -78,7 +80,12 @@ pub struct Client {
     keeper: Option<Keeper>,
     /// Earlier runs of this proxy whose process has ended.
     ended: Vec<InstanceId>,
+    /// Loads a whole table.
+    loading: Loading,
 }
+
+/// Does what it is given, which takes much memory for a moment.
+pub type Loading = fn(&mut dyn FnMut());
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -136,13 +143,30 @@ impl Client {
         let bearer = config.token.bearer().parse().map_err(|_| Error::Token)?;
         let instance = Uuid::new_v4().into();
         let link = watch::Sender::new(Link::default());
-        Ok(Self { config, endpoint, bearer, live, metrics, instance, link, keeper: None, ended: Vec::new() })
+        Ok(Self {
+            config,
+            endpoint,
+            bearer,
+            live,
+            metrics,
+            instance,
+            link,
+            keeper: None,
+            ended: Vec::new(),
+            loading: |load| load(),
+        })
     }
 
     /// The same, as the successor of runs whose process has ended: the control
     /// plane waits for them no longer.
     pub fn following_on(mut self, ended: Vec<InstanceId>) -> Self {
         self.ended = ended;
+        self
+    }
+
+    /// The same, with whole tables loaded by this.
+    pub fn loading_with(mut self, loading: Loading) -> Self {
+        self.loading = loading;
         self
     }
 
@@ -323,11 +347,8 @@ impl Client {
         let Some(work) = super::tests::sabotage::acked_before_publish(&self.live, outbox, work) else { return };
         let (revision, closes) = (work.revision(), work.closes());
         let (counter, applied) = match work {
-            Work::Snapshot { position, records, is_stamped: false } => {
-                (&self.metrics.snapshots, self.live.apply_snapshot(position, records))
-            }
-            Work::Snapshot { position, records, is_stamped: true } => {
-                (&self.metrics.snapshots, self.live.apply_stamped_snapshot(position, records))
+            Work::Snapshot { position, records, is_stamped } => {
+                (&self.metrics.snapshots, self.load(position, records, is_stamped))
             }
             Work::Delta { from, to, changes } => (&self.metrics.deltas, self.live.apply_delta(from, to, changes)),
         };
@@ -345,6 +366,18 @@ impl Client {
         }
         self.metrics.applied_revision.set(gauge(applied));
         self.link.send_modify(|link| link.applied = applied);
+    }
+
+    fn load(&self, position: Position, records: Vec<(Record, Digest)>, is_stamped: bool) -> Result<(), Refusal> {
+        let (mut records, mut loaded) = (Some(records), Ok(()));
+        (self.loading)(&mut || {
+            let records = records.take().unwrap_or_default();
+            loaded = match is_stamped {
+                false => self.live.apply_snapshot(position, records),
+                true => self.live.apply_stamped_snapshot(position, records),
+            };
+        });
+        loaded
     }
 
     /// Where the table stands, published and on disk.
