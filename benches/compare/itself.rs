@@ -2,6 +2,8 @@
 //!
 //! Both are `repoint proxy` processes fed by the control plane of this run.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::peers::{CONNECTIONS_MAX, Peer};
@@ -14,12 +16,14 @@ use crate::support::server::Server;
 use crate::works::Work;
 use crate::{Ask, load, machine, rounds};
 
-/// One process, in rounds with pointers that move and rounds with pointers that stand still.
+/// One process, in rounds with pointers that move and rounds with pointers that stand still. All are at one rate: the
+/// control plane shares a core with the load, which without a rate would send less while it works, and a proxy that is
+/// asked less spends more on each request.
 pub fn moves(ask: &Ask, work: &'static Work, replicas: &[u16]) -> Result<Vec<Row>, String> {
     let plane = Plane::start(Records::new(ask.environments, COUNT, replicas))?;
     let mut peer = proxy(ask, &plane, "standing still", ask.environments)?;
     peer.expected = Expected::Moving(plane.pointers.clone());
-    warm(work, &peer)?;
+    let rate = rounds::half_of(&peer)?;
     let mut rows = Vec::new();
     for round in 0..ask.rounds {
         for moving in rounds::order(&[false, true], round) {
@@ -27,7 +31,7 @@ pub fn moves(ask: &Ask, work: &'static Work, replicas: &[u16]) -> Result<Vec<Row
             plane.set_moving(moving);
             let (moves, frames) = plane.counts();
             let began = Instant::now();
-            let mut row = rounds::one(ask, work, &peer, round, None)?;
+            let mut row = rounds::one(ask, work, &peer, round, Some(rate))?;
             let seconds = began.elapsed().as_secs_f64();
             let (moves, frames) = (plane.counts().0 - moves, plane.counts().1 - frames);
             plane.set_moving(false);
@@ -51,8 +55,8 @@ pub fn million(ask: &Ask, work: &'static Work, replicas: &[u16]) -> Result<Vec<R
         let memory = peer.memory() as f64 / 1024.0 / 1024.0;
         all.push((plane, peer, vec![("start to ready, ms", ready.as_secs_f64() * 1_000.0), ("MiB", memory)]));
     }
-    for (_, peer, _) in &all {
-        warm(work, peer)?;
+    for (_, peer, _) in &mut all {
+        ask_each(work, peer)?;
     }
     let mut rows = Vec::new();
     for round in 0..ask.rounds {
@@ -76,7 +80,17 @@ fn proxy(ask: &Ask, plane: &Plane, name: &str, environments: usize) -> Result<Pe
     Ok(Peer::repoint(name, server, environments, Expected::Still))
 }
 
-/// Warm, and not counted: long enough that a table of a million is in the pages that it stays in.
-fn warm(work: &Work, peer: &Peer) -> Result<(), String> {
-    load::run(work, peer, Duration::from_secs(1), None).map(drop)
+/// Asks every environment once, and for a second at least; not counted. What a proxy keeps of an environment from its
+/// first request on is there then, whichever is drawn.
+fn ask_each(work: &Work, peer: &mut Peer) -> Result<(), String> {
+    let turn = Arc::new(AtomicUsize::new(0));
+    peer.turn = Some(Arc::clone(&turn));
+    while turn.load(Ordering::Relaxed) < peer.environments {
+        let tally = load::run(work, peer, Duration::from_secs(1), None)?;
+        if tally.errors > 0 {
+            return Err(format!("{} answers were wrong or missing before the first round", tally.errors));
+        }
+    }
+    peer.turn = None;
+    Ok(())
 }

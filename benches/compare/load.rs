@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
@@ -45,14 +46,22 @@ pub struct Tally {
 /// Longest wait for answers after the end of a round: what takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// At a rate, the first answers tell how a proxy opens connections to its replicas again after a pause, and not how it
+/// serves: their latencies do not count, their processor time does.
+const LEAD: Duration = Duration::from_millis(200);
+
 /// One round.
 struct Plan {
     kind: Kind,
     /// Where connections go: a proxy, or the replicas themselves in turn.
     addresses: Vec<SocketAddr>,
     environments: usize,
+    /// Whose turn it is, where environments are asked one after the other.
+    turn: Option<Arc<AtomicUsize>>,
     expected: Expected,
     until: Instant,
+    /// Latencies count from here on.
+    settled: Instant,
     tls: Option<ClientConfig>,
     /// When requests are due, where there is a rate.
     pace: Option<Pace>,
@@ -65,7 +74,9 @@ impl Plan {
         let now = Instant::now();
         let mut tally = self.tally.borrow_mut();
         tally.done += done;
-        tally.latencies.push(u32::try_from((now - began).as_micros()).unwrap_or(u32::MAX));
+        if began >= self.settled {
+            tally.latencies.push(u32::try_from((now - began).as_micros()).unwrap_or(u32::MAX));
+        }
         now
     }
 
@@ -79,6 +90,9 @@ impl Plan {
 
     /// Any environment; without a proxy one of those whose replica this connection goes to.
     fn draw(&self, connection: usize) -> usize {
+        if let Some(turn) = &self.turn {
+            return turn.fetch_add(1, Ordering::Relaxed) % self.environments;
+        }
         match self.addresses.len() {
             1 => fastrand::usize(..self.environments),
             _ => fastrand::usize(..self.environments.div_ceil(COUNT)) * COUNT + connection % COUNT,
@@ -95,10 +109,12 @@ pub fn run(work: &Work, peer: &Peer, length: Duration, rate: Option<f64>) -> Res
         kind: work.kind,
         addresses: peer.addresses.clone(),
         environments: peer.environments,
+        turn: peer.turn.clone(),
         expected: peer.expected.clone(),
         until: started + length,
+        settled: if rate.is_some() { started + LEAD } else { started },
         tls: if work.mode == Mode::Tls { Some(tls(peer)?) } else { None },
-        pace: rate.map(|rate| Pace::new(Duration::from_secs_f64(1.0 / rate))),
+        pace: rate.map(|rate| Pace::new(Duration::from_secs_f64(1.0 / rate), work.connections)),
         tally: RefCell::default(),
     });
     let local = LocalSet::new();

@@ -19,6 +19,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -50,6 +51,8 @@ pub struct Peer {
     /// Where it listens; of the direct way the replicas.
     pub addresses: Vec<SocketAddr>,
     pub environments: usize,
+    /// Whose turn it is, while environments are asked one after the other and not at random.
+    pub turn: Option<Arc<AtomicUsize>>,
     pub expected: Expected,
     /// Whom TLS clients are to trust.
     pub authority: Option<Arc<str>>,
@@ -71,6 +74,7 @@ impl Peer {
             name: DIRECT.to_owned(),
             addresses: replicas.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect(),
             environments,
+            turn: None,
             expected: Expected::Still,
             authority: None,
             process: Process::None,
@@ -84,6 +88,7 @@ impl Peer {
             name: name.to_owned(),
             addresses: vec![server.ingress()],
             environments,
+            turn: None,
             expected,
             authority: None,
             process: Process::Repoint(Box::new(server)),
@@ -172,6 +177,7 @@ fn start_one(ask: &Ask, name: &str, mode: Mode, replicas: &[u16], tls: &Tls) -> 
         name: name.to_owned(),
         addresses: vec![address],
         environments: ask.environments,
+        turn: None,
         expected: Expected::Still,
         authority: Some(tls.certificate.as_str().into()),
         process: Process::Other(child),

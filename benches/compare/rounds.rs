@@ -10,7 +10,8 @@ use crate::{Ask, load, works};
 /// All rounds of one work.
 pub fn measure(ask: &Ask, work: &'static Work, peers: &[Peer], replicas: &[u16]) -> Result<Vec<Row>, String> {
     let is_half = work.kind == Kind::HalfLoad;
-    let rate = if is_half { Some(half_of_the_first(peers)?) } else { None };
+    let by = peers.iter().find(|peer| peer.name == "haproxy").or(peers.first()).filter(|_| is_half);
+    let rate = by.map(half_of).transpose()?;
     let direct = is_half.then(|| Peer::direct(ask.environments, replicas));
     let peers: Vec<&Peer> = direct.iter().chain(peers).collect();
     let mut rows = in_turns(ask, work, &peers, rate)?;
@@ -52,12 +53,11 @@ pub fn one(ask: &Ask, work: &'static Work, peer: &Peer, round: usize, rate: Opti
     Ok(Row::of_load(work, &peer.name, round, spent, tally))
 }
 
-/// Requests a second: half of what HAProxy reaches, or where it is not here, the first proxy.
-fn half_of_the_first(peers: &[Peer]) -> Result<f64, String> {
-    let by = peers.iter().find(|peer| peer.name == "haproxy").or(peers.first()).ok_or("no proxy is here")?;
-    let tally = load::run(&works::ALL[0], by, Duration::from_secs(2), None)?;
+/// Requests a second: half of what this proxy reaches.
+pub fn half_of(peer: &Peer) -> Result<f64, String> {
+    let tally = load::run(&works::ALL[0], peer, Duration::from_secs(2), None)?;
     let rate = tally.done as f64 / tally.seconds / 2.0;
-    eprintln!("half of {}: {rate:.0} requests a second", by.name);
+    eprintln!("half of {}: {rate:.0} requests a second", peer.name);
     Ok(rate)
 }
 

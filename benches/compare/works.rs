@@ -28,7 +28,8 @@ pub enum Kind {
     Streams(usize),
     /// One request on each connection; then they idle, and the figure is memory.
     Idle,
-    /// Kept connections to Repoint while pointers move, beside pointers that stand still.
+    /// Kept connections to Repoint while pointers move, beside pointers that stand still, at half of the rate that the
+    /// latter reach.
     Moves,
     /// Kept connections to Repoint with a million environments, beside 100.
     Million,
@@ -52,7 +53,7 @@ pub const ALL: [Work; 14] = [
     work("h2-m10", "HTTP/2, 8 connections of 10 streams", Mode::H2c, Kind::Streams(10), 8),
     work("h2-m100", "HTTP/2, 8 connections of 100 streams", Mode::H2c, Kind::Streams(100), 8),
     work("idle", "10,000 idle connections after one request each", Mode::Http1, Kind::Idle, 10_000),
-    work("moves", "kept connections while 1,000 pointers move each second", Mode::Http1, Kind::Moves, 64),
+    work("moves", "kept connections at one rate, while 1,000 pointers move each second", Mode::Http1, Kind::Moves, 64),
     work("million", "kept connections, hosts of 1,000,000 environments", Mode::Http1, Kind::Million, 64),
 ];
 

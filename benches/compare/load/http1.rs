@@ -52,6 +52,9 @@ async fn requests(
 ) -> io::Result<()> {
     let mut read = Vec::with_capacity(128 * 1024);
     let mut head = Head::of(plan.kind);
+    if let Some(pace) = &plan.pace {
+        pace.open();
+    }
     loop {
         if let Some(pace) = &plan.pace {
             let Some(due) = pace.next().await else { return Ok(()) };

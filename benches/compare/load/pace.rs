@@ -22,11 +22,28 @@ pub struct Pace {
     /// Rings once for each request that falls due, for whoever has waited longest.
     bell: Notify,
     is_over: Cell<bool>,
+    /// Connections that are not open yet: nothing is due before all are.
+    missing: Cell<usize>,
+    opened: Notify,
 }
 
 impl Pace {
-    pub fn new(every: Duration) -> Self {
-        Self { every, due: RefCell::default(), bell: Notify::new(), is_over: Cell::new(false) }
+    /// For so many connections.
+    pub fn new(every: Duration, connections: usize) -> Self {
+        Self {
+            every,
+            due: RefCell::default(),
+            bell: Notify::new(),
+            is_over: Cell::new(false),
+            missing: Cell::new(connections),
+            opened: Notify::new(),
+        }
+    }
+
+    /// A connection is open.
+    pub fn open(&self) {
+        self.missing.set(self.missing.get().saturating_sub(1));
+        self.opened.notify_one();
     }
 
     /// When the next request was due; none after the end.
@@ -42,6 +59,13 @@ impl Pace {
 
     /// Lets requests fall due until then.
     pub async fn keep(&self, until: Instant) -> io::Result<()> {
+        let all_open = async {
+            while self.missing.get() > 0 {
+                self.opened.notified().await;
+            }
+        };
+        // Those that cannot be opened are errors already.
+        let _ = tokio::time::timeout_at(until.into(), all_open).await;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let every = Timespec { tv_sec: 0, tv_nsec: i64::from(self.every.subsec_nanos()) };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: every, it_value: every })?;
