@@ -6,6 +6,7 @@ pub(super) mod cluster;
 mod guards;
 pub(super) mod log;
 mod loopback;
+mod minors;
 mod mutated;
 mod real_store;
 pub(super) mod sabotage;

@@ -46,7 +46,7 @@ pub fn assemble_stamped_change_set(
 ) -> Bytes {
     let change = proto::ChangeSet {
         revision: revision.0,
-        minor_min: upserts.iter().map(|record| minor_of(record)).max().unwrap_or(1),
+        minor_min: minor_needed(&upserts),
         mass_change_allowed,
         upserts,
         deletes: deletes.iter().map(RecordKey::to_string).collect(),
@@ -76,19 +76,19 @@ pub fn decode_change_set(bytes: &[u8]) -> Result<DecodedChangeSet, Error> {
 }
 
 /// What several change sets come to: each key once, with its latest state. The
-/// result stands at the last one's revision, and needs the newest minor any of
-/// them needs. A value that a later change replaced is not in it.
+/// result stands at the last one's revision. A value that a later change replaced
+/// is not in it, and the minor which that needed is not needed any more: or a proxy
+/// that is too old for it would refuse what heals it, too.
 ///
 /// # Errors
 ///
 /// When one of them cannot be read.
 pub fn net_change_set(changes: &[Bytes]) -> Result<Bytes, Error> {
-    let mut net = proto::ChangeSet { minor_min: 1, ..proto::ChangeSet::default() };
+    let mut net = proto::ChangeSet::default();
     let mut latest = std::collections::BTreeMap::<RecordKey, Option<Bytes>>::new();
     for bytes in changes {
         let change = decode_change_set(bytes)?;
         net.revision = change.revision.0;
-        net.minor_min = net.minor_min.max(change.minor_min);
         net.mass_change_allowed |= change.mass_change_allowed;
         latest.extend(change.deletes.into_iter().map(|key| (key, None)));
         latest.extend(change.upserts.into_iter().map(|(record, bytes)| (record.key(), Some(bytes))));
@@ -99,5 +99,11 @@ pub fn net_change_set(changes: &[Bytes]) -> Result<Bytes, Error> {
             None => net.deletes.push(key.to_string()),
         }
     }
+    net.minor_min = minor_needed(&net.upserts);
     Ok(net.encode_to_vec().into())
+}
+
+/// The least protocol minor that understands all of these encoded records.
+pub fn minor_needed(records: &[Bytes]) -> u32 {
+    records.iter().map(|record| minor_of(record)).max().unwrap_or(1)
 }

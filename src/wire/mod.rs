@@ -17,7 +17,7 @@ pub mod response;
 
 pub use change_set::{
     DecodedChangeSet, assemble_change_set, assemble_stamped_change_set, decode_change_set, encode_change_set,
-    net_change_set,
+    minor_needed, net_change_set,
 };
 pub use record::{decode_record, encode_record, minor_of};
 

@@ -5,6 +5,8 @@
 //! minor. Neither is ever changed. What `buf lint` (STANDARD) and `buf breaking` (FILE) ask for is asked for here, in
 //! Rust alone, because a fresh machine has no `buf`.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics with a line number is a test that reports")]
+
 mod breaking;
 mod golden;
 mod lint;
