@@ -4,6 +4,7 @@
 //! replace the table whole; readers never lock: each ingress thread has a
 //! [`Reader`] that notices a swap by comparing one pointer.
 
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,8 +39,9 @@ struct Writer {
     master: Master,
     lineage: Option<Lineage>,
     closed: Closed,
-    /// Every pool that was ever claimed, while it is in the table or closed.
-    claimed: Vec<Watched>,
+    /// Every pool that was ever claimed, while it is in the table or closed; those
+    /// that were not looked at for longest come first.
+    claimed: VecDeque<Watched>,
     /// Tables that some reader may still have. Kept so that the last of them is
     /// dropped here: taking a million environments apart takes a while.
     retired: Vec<Arc<Table>>,
@@ -62,6 +64,8 @@ pub struct Load {
     pub claimed_total: u64,
     /// Claims running now.
     pub in_flight: u64,
+    /// It has left the table; what still runs on it is counted as busy, not here.
+    pub has_left: bool,
 }
 
 /// A request's way to a pool, held.
@@ -86,6 +90,10 @@ pub struct HeldPool {
 /// for each core and pool would be most of what a million pools cost.
 const SPREAD_CLAIMS: u64 = 1_000;
 
+/// Pools looked at in one go. It takes some 5 ms, a two-hundredth of the usual
+/// second between two looks; of a million pools each has its turn within two minutes.
+const LOOKS_MAX: usize = 10_000;
+
 impl Live {
     /// No table yet; pools may come to be claimed from each of `cores` cores.
     pub fn new(cores: usize) -> Arc<Self> {
@@ -95,7 +103,7 @@ impl Live {
             master: Master::new(counting),
             lineage: None,
             closed: Closed::default(),
-            claimed: Vec::new(),
+            claimed: VecDeque::new(),
             retired: Vec::new(),
         };
         Arc::new(Self { table: Arc::new(ArcSwap::from_pointee(Table::empty())), writer: Mutex::new(writer), idle })
@@ -191,8 +199,8 @@ impl Live {
         closed.busy(&master.table.environments)
     }
 
-    /// What every pool of the table carries that was ever claimed. It costs in
-    /// proportion to these, however many others there are.
+    /// What pools carry that were ever claimed: ten thousand of them at a time, in
+    /// turns. What it costs has a limit, however many there are.
     pub fn load(&self) -> Vec<Load> {
         self.writer().load()
     }
@@ -224,25 +232,34 @@ impl Live {
 impl Writer {
     fn load(&mut self) -> Vec<Load> {
         let Self { master, closed, claimed, .. } = self;
-        let fresh = master.counting.take_claimed().into_iter();
-        claimed.extend(fresh.map(|(key, claims)| Watched { key, claims, total: 0 }));
-        let environments = &master.table.environments;
-        let mut loads = Vec::with_capacity(claimed.len());
-        claimed.retain_mut(|watched| {
-            let pool = environments.by_id(watched.key.environment);
-            let pool = pool.and_then(|environment| environment.pool_of(watched.key.deployment));
+        for (key, claims) in master.counting.take_claimed() {
+            claimed.push_front(Watched { key, claims, total: 0 });
+        }
+        let looks = claimed.len().min(LOOKS_MAX);
+        let mut loads = Vec::with_capacity(looks);
+        for mut watched in claimed.drain(..looks).collect::<Vec<_>>() {
+            let environment = master.table.environments.by_id(watched.key.environment);
+            let pool = environment.and_then(|environment| environment.pool_of(watched.key.deployment));
             // One that left the table and was forgotten may have come back with other counters.
             let is_it = |pool: &&PoolRoute| {
                 pool.counters_made().is_some_and(|counters| Arc::ptr_eq(&counters.pool, &watched.claims))
             };
-            match pool.filter(is_it) {
+            let is_kept = match pool.filter(is_it) {
                 Some(pool) => {
                     loads.push(watched.look(pool, master.counting.cores));
                     true
                 }
-                None => closed.pool(watched.key).is_some_and(|claims| Arc::ptr_eq(&claims, &watched.claims)),
+                None => {
+                    if pool.is_none() {
+                        loads.push(watched.farewell());
+                    }
+                    closed.pool(watched.key).is_some_and(|claims| Arc::ptr_eq(&claims, &watched.claims))
+                }
+            };
+            if is_kept {
+                claimed.push_back(watched);
             }
-        });
+        }
         loads
     }
 
@@ -264,7 +281,12 @@ impl Watched {
         if since >= SPREAD_CLAIMS * pool.endpoints.len() as u64 {
             pool.counters().endpoints.iter().for_each(|claims| claims.spread(cores));
         }
-        Load { key: self.key, claimed_total, in_flight: self.claims.in_flight() }
+        Load { key: self.key, claimed_total, in_flight: self.claims.in_flight(), has_left: false }
+    }
+
+    /// The last word on it.
+    fn farewell(&self) -> Load {
+        Load { key: self.key, claimed_total: self.total, in_flight: 0, has_left: true }
     }
 }
 

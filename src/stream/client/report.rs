@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::model::pool::PoolKey;
 use crate::model::revision::Position;
-use crate::routing::live::{Busy, Live};
+use crate::routing::live::{self, Busy, Live};
 use crate::wire::request::{Load, Request, Status};
 
 /// Remembers which load has been said on this stream: only what moved is said again.
@@ -34,36 +34,28 @@ impl Reports {
         }
         let loads = if with_load {
             let listed: HashSet<PoolKey> = busy.pools.iter().map(|(pool, _)| *pool).collect();
-            let now = live.load().into_iter().filter(|load| !listed.contains(&load.key)).map(|load| Load {
-                pool: load.key,
-                requests_total: load.claimed_total,
-                in_flight: load.in_flight,
-            });
-            self.moved(now)
+            self.moved(live.load().into_iter().filter(|load| !listed.contains(&load.key)))
         } else {
             Vec::new()
         };
         parts(applied, &busy, &loads).into_iter().map(Request::Status).collect()
     }
 
-    /// Loads that differ from what was said, and a last word on pools that are
-    /// no longer listed.
-    fn moved(&mut self, now: impl Iterator<Item = Load>) -> Vec<Load> {
-        let mut gone = std::mem::take(&mut self.said);
-        let mut moved = Vec::new();
-        for load in now {
-            let before = gone.remove(&load.pool);
-            if load.requests_total == 0 {
-                continue;
+    /// Loads that differ from what was said, and a last word on pools that have
+    /// left the table. What still runs on these is in the busy list.
+    fn moved(&mut self, now: impl Iterator<Item = live::Load>) -> Vec<Load> {
+        let moved = now.filter_map(|now| {
+            if now.has_left {
+                return self.said.remove(&now.key).map(|before| Load { in_flight: 0, ..before });
             }
-            if before != Some(load) {
-                moved.push(load);
-            }
-            self.said.insert(load.pool, load);
-        }
-        // What still runs on them is in the busy list.
-        moved.extend(gone.into_values().map(|load| Load { in_flight: 0, ..load }));
-        moved
+            let load = Load { pool: now.key, requests_total: now.claimed_total, in_flight: now.in_flight };
+            let is_news = load.requests_total > 0 && self.said.get(&load.pool) != Some(&load);
+            is_news.then(|| {
+                self.said.insert(load.pool, load);
+                load
+            })
+        });
+        moved.collect()
     }
 }
 
@@ -96,12 +88,23 @@ mod tests {
     #[test]
     fn only_load_that_moved_is_said_again() {
         let mut reports = Reports::default();
-        let first = [load(1, 5, 2), load(2, 1, 0), load(3, 0, 0)];
-        assert_eq!(reports.moved(first.into_iter()), [load(1, 5, 2), load(2, 1, 0)]);
-        assert_eq!(reports.moved(first.into_iter()), []);
-        assert_eq!(reports.moved([load(2, 1, 0), load(1, 5, 1)].into_iter()), [load(1, 5, 1)]);
-        assert_eq!(reports.moved([load(2, 1, 0)].into_iter()), [load(1, 5, 0)], "gone from the table");
-        assert_eq!(reports.moved([load(2, 1, 0)].into_iter()), []);
+        let mut say = |seen: &[(Load, bool)]| {
+            let seen = seen.iter().map(|(load, has_left)| live::Load {
+                key: load.pool,
+                claimed_total: load.requests_total,
+                in_flight: load.in_flight,
+                has_left: *has_left,
+            });
+            reports.moved(seen)
+        };
+        let first = [(load(1, 5, 2), false), (load(2, 1, 0), false), (load(3, 0, 0), false)];
+        assert_eq!(say(&first), [load(1, 5, 2), load(2, 1, 0)]);
+        assert_eq!(say(&first), []);
+        assert_eq!(say(&[(load(2, 1, 0), false), (load(1, 5, 1), false)]), [load(1, 5, 1)]);
+        assert_eq!(say(&[(load(2, 1, 0), false)]), [], "not looked at is not gone");
+        assert_eq!(say(&[(load(1, 5, 0), true)]), [load(1, 5, 0)], "gone from the table");
+        assert_eq!(say(&[(load(1, 5, 0), true), (load(3, 0, 0), true)]), [], "and said so, once");
+        assert_eq!(say(&[(load(1, 6, 1), false)]), [load(1, 6, 1)], "and back");
     }
 
     #[test]
