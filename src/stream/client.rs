@@ -37,6 +37,7 @@ use crate::wire::response::{GoAway, Response, SyncMode, Welcome};
 
 mod backoff;
 pub(super) mod outbox;
+mod pace;
 pub(super) mod report;
 pub mod session;
 
@@ -369,14 +370,9 @@ impl Client {
     }
 
     fn load(&self, position: Position, records: Vec<(Record, Digest)>, is_stamped: bool) -> Result<(), Refusal> {
+        let apply = if is_stamped { Live::apply_stamped_snapshot } else { Live::apply_snapshot };
         let (mut records, mut loaded) = (Some(records), Ok(()));
-        (self.loading)(&mut || {
-            let records = records.take().unwrap_or_default();
-            loaded = match is_stamped {
-                false => self.live.apply_snapshot(position, records),
-                true => self.live.apply_stamped_snapshot(position, records),
-            };
-        });
+        (self.loading)(&mut || loaded = apply(&self.live, position, records.take().unwrap_or_default()));
         loaded
     }
 

@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::routing::live::Live;
+use crate::stream::client::pace::Pace;
 use crate::stream::client::report::Reports;
 use crate::wire::request::{Ack, Hello, Nack, Request};
 
@@ -27,6 +29,7 @@ struct Cells {
     parts: VecDeque<Request>,
     nack: Option<Nack>,
     ack: Option<Ack>,
+    pace: Pace,
     /// Whether anything was acknowledged on this stream.
     has_acked: bool,
     status: Due,
@@ -53,6 +56,7 @@ impl Outbox {
             parts: VecDeque::new(),
             nack: None,
             ack: None,
+            pace: Pace::new(Instant::now()),
             has_acked: false,
             status: Due::Not,
             goodbye: false,
@@ -98,8 +102,21 @@ impl Outbox {
             if let Some(next) = self.take() {
                 return next;
             }
-            self.filled.notified().await;
+            match self.ack_due() {
+                Some(due) => tokio::select! {
+                    biased;
+                    () = self.filled.notified() => {}
+                    () = sleep_until(due) => {}
+                },
+                None => self.filled.notified().await,
+            }
         }
+    }
+
+    /// When what waits to be acknowledged may be.
+    fn ack_due(&self) -> Option<Instant> {
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.ack.is_some().then(|| cells.pace.due(Instant::now()))
     }
 
     /// `None`: nothing yet. `Some(None)`: nothing ever again.
@@ -114,7 +131,7 @@ impl Outbox {
             .pop_front()
             .or_else(|| cells.hello.take().map(Request::Hello))
             .or_else(|| cells.nack.take().map(Request::Nack))
-            .or_else(|| cells.ack.take().map(Request::Ack))
+            .or_else(|| cells.take_ack(Instant::now()).map(Request::Ack))
             .or_else(|| match std::mem::replace(&mut cells.status, Due::Not) {
                 Due::Not => None,
                 due => {
@@ -132,6 +149,18 @@ impl Outbox {
     fn fill(&self, fill: impl FnOnce(&mut Cells)) {
         fill(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner));
         self.filled.notify_one();
+    }
+}
+
+impl Cells {
+    /// The ack, where it is not too early for it; before a goodbye it never is.
+    fn take_ack(&mut self, now: Instant) -> Option<Ack> {
+        if !self.goodbye && self.pace.due(now) > now {
+            return None;
+        }
+        let ack = self.ack.take()?;
+        self.pace.goes(now);
+        Some(ack)
     }
 }
 
@@ -169,6 +198,30 @@ mod tests {
         assert!(matches!(outbox.next().await, Some(Request::Hello(_))));
         assert_eq!(outbox.next().await, Some(Request::Ack(Ack { applied: at(5), durable: None })));
         assert_eq!(outbox.take(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acks_of_a_storm_are_put_together_and_the_last_one_comes() {
+        let outbox = outbox();
+        assert!(matches!(outbox.next().await, Some(Request::Hello(_))));
+        let (begun, mut sent) = (Instant::now(), 0);
+        for revision in 1..=1_000 {
+            outbox.ack(Ack { applied: at(revision), durable: None });
+            while outbox.take().is_some() {
+                sent += 1;
+            }
+            tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        }
+        assert!((100..200).contains(&sent), "{sent} in {:?}", begun.elapsed());
+        outbox.ack(Ack { applied: at(1_001), durable: None });
+        assert_eq!(outbox.next().await, Some(Request::Ack(Ack { applied: at(1_001), durable: None })));
+        for revision in 1_002..2_000 {
+            outbox.ack(Ack { applied: at(revision), durable: None });
+            outbox.take();
+        }
+        outbox.goodbye();
+        assert_eq!(outbox.next().await, Some(Request::Ack(Ack { applied: at(1_999), durable: None })));
+        assert_eq!(outbox.next().await, Some(Request::Goodbye));
     }
 
     #[tokio::test]
