@@ -9,7 +9,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// One core's.
@@ -19,11 +19,15 @@ pub(super) struct Buffers {
     write: RefCell<Vec<Vec<u8>>>,
 }
 
-/// Bytes read at once at most, and what a buffer holds: a large body fills it,
-/// a few dozen small heads share it. Twice as much saves calls, and costs more than
-/// they do: what is copied in falls out of the core's cache before it is copied out,
-/// and whoever sends finds us asleep more often (uploads of 1 MiB took 555 µs instead of 400).
-pub(super) const READ_BYTES_MAX: usize = 32 * 1024;
+/// What a buffer holds: a large answer fills it, a few dozen small heads share it.
+/// Answers are read in pieces as large as this.
+pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a request's body read at once at most. Twice as much saves calls and costs
+/// more than they do: whoever sends finds us asleep more often, and what is copied in
+/// falls out of the core's cache before it is copied out (uploads of 1 MiB took 555 µs
+/// instead of 400). Answers are the other way round: those of 64 KiB take 28 µs read
+/// whole and 36 µs in halves.
+pub(super) const BODY_BYTES_MAX: usize = 32 * 1024;
 /// What there must be room for before a read.
 pub(super) const READ_BYTES_MIN: usize = 8 * 1024;
 /// What has become larger is not kept.
@@ -32,19 +36,20 @@ const WRITE_BYTES_MAX: usize = 64 * 1024;
 const WRITE_BUFFERS_MAX: usize = 8;
 
 impl Buffers {
-    /// Reads what is there, with room for so many bytes; empty at the end.
+    /// Reads what is there, `max` bytes at most, with room for so many; empty at the end.
     pub(super) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         room: usize,
+        max: usize,
     ) -> Poll<io::Result<Bytes>> {
         let mut buffer = self.read.borrow_mut();
         if buffer.capacity() < room {
             // Uses the same memory again where nobody holds on to a piece of it.
             buffer.reserve(READ_BYTES_MAX);
         }
-        pin!(from.read_buf(&mut *buffer)).poll(cx).map_ok(|_| buffer.split().freeze())
+        pin!(from.read_buf(&mut (&mut *buffer).limit(max))).poll(cx).map_ok(|_| buffer.split().freeze())
     }
 
     /// An empty buffer to write into.

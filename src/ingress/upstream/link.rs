@@ -277,7 +277,7 @@ impl Link {
 
     /// Reads more; `false` at the end of the connection.
     fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<bool, Broken>> {
-        let Poll::Ready(read) = self.buffers.poll_read(cx, &mut self.io, room) else {
+        let Poll::Ready(read) = self.buffers.poll_read(cx, &mut self.io, room, READ_BYTES_MAX) else {
             return self.poll_overdue(cx).map(|()| Err(Broken::Overdue));
         };
         if let Io::Reading { sending, .. } = &self.io

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 
-use crate::ingress::buffers::{Buffers, READ_BYTES_MAX, READ_BYTES_MIN};
+use crate::ingress::buffers::{BODY_BYTES_MAX, Buffers, READ_BYTES_MIN};
 use crate::ingress::downstream::http1::request::{Parsed, Request, Rules, parse};
 use crate::ingress::downstream::io::{ClientIo, Stream};
 use crate::ingress::source::Ended;
@@ -110,7 +110,7 @@ impl Client {
 
     fn poll_read(&self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<Bytes>> {
         match self.io.borrow_mut().as_mut() {
-            Some(io) => self.buffers.poll_read(cx, io, room),
+            Some(io) => self.buffers.poll_read(cx, io, room, BODY_BYTES_MAX),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -202,7 +202,7 @@ impl Client {
                 Step::More => {}
             }
             let wanted = wanted.map_or(READ_BYTES_MIN * 2, |left| usize::try_from(left).unwrap_or(usize::MAX));
-            let more = ready!(self.poll_read(cx, wanted.clamp(READ_BYTES_MIN, READ_BYTES_MAX)));
+            let more = ready!(self.poll_read(cx, wanted.clamp(READ_BYTES_MIN, BODY_BYTES_MAX)));
             let more = more.and_then(|more| match more.is_empty() {
                 true => Err(io::ErrorKind::UnexpectedEof.into()),
                 false => Ok(more),
