@@ -223,7 +223,7 @@ impl Source for Log {
     async fn snapshot(&self) -> Result<Snapshot, Error> {
         // The head moves only while the records are held.
         let inner = self.inner();
-        Ok(Snapshot { position: self.head(), records: inner.records.all() })
+        Ok(Snapshot { position: self.head(), records: inner.records.all(), mass_change_at: Revision(0) })
     }
 
     async fn keep_members(&self, _: MembersChange) -> Result<(), Error> {

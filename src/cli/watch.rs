@@ -308,7 +308,7 @@ mod tests {
         json!({ "event": "committed", "promotion": moved["promotion"] })
     }
 
-    fn applying(applied: u32, refused: Option<Value>) -> Value {
+    fn applying(applied: u32, refused: Option<&Value>) -> Value {
         let lagging = json!([{
             "proxy_id": "eu-2", "instance_id": fake::OLD, "state": "suspect", "silent_for_ms": 12_000,
             "applied_revision": 41, "refused": refused
@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn a_proxy_that_only_another_change_can_help_is_not_waited_for() {
         let refused = json!({ "revision": 42, "reason": "unsupported", "detail": "run a newer repoint" });
-        let fake = server(200, vec![vec![committed(), applying(1, Some(refused))]]);
+        let fake = server(200, vec![vec![committed(), applying(1, Some(&refused))]]);
         let outcome = promote(&fake, &["--wait=applied"]);
         assert_eq!(outcome.exit_code, 3);
         assert!(outcome.remarks.contains("eu-2 (refuses it: unsupported, run a newer repoint)"), "{}", outcome.remarks);
