@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use crate::ingress::added::{Added, FORWARDED_HOST, FORWARDED_PROTO, Origin, REQUEST_ID, TRACEPARENT, via};
 use crate::ingress::downstream::Connection;
-use crate::ingress::identify::{Asked, Found, Given, is_disguised, tokens};
+use crate::ingress::identify::{Asked, Found, Given, is_disguised};
 use crate::ingress::span::Place;
 use crate::ingress::trace;
 use crate::model::deployment::HostHeader;
@@ -97,8 +97,9 @@ fn strip_named(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
-        .flat_map(tokens)
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        // As bytes: one that is no text must not hide the others.
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         // Meant for every recipient: naming them is a mistake or an attack.
         .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE)
         .collect();
@@ -264,7 +265,7 @@ mod tests {
     use super::*;
     use crate::ingress::config::Config;
     use crate::ingress::fuzz::fuzz;
-    use crate::ingress::identify::identify;
+    use crate::ingress::identify::{identify, tokens};
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
