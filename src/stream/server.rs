@@ -54,7 +54,7 @@ pub struct Config {
     /// How often a proxy says what it is doing.
     pub status: Duration,
     /// Proxies come back within this time after a stop or a loss, and
-    /// [`SPREAD_EACH`] more for each that is remembered, so that they do not come
+    /// a millisecond more for each that is remembered, so that they do not come
     /// all at once. Half a second for a few: a restart is hardly noticed.
     pub reconnect_spread: Duration,
     /// Proxies that may introduce themselves in a second. 2,000: about half of
