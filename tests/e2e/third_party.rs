@@ -2,6 +2,7 @@
 //! knows of us no more than the `.proto`.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 
@@ -73,16 +74,22 @@ impl Control {
     }
 }
 
-#[test]
-fn a_control_plane_made_from_the_proto_alone_drives_the_proxy() {
+/// A control plane in Python and where it listens; `None`, and a line that says so, where there is none to be had.
+fn started() -> Option<(Control, SocketAddr)> {
     let Some(python) = python("grpc, grpc_tools") else {
         println!(
             "skipped: no Python with grpcio-tools here; `pip install grpcio grpcio-tools`, or name one in REPOINT_TEST_PYTHON"
         );
-        return;
+        return None;
     };
-    let mut control = Control::start(&python);
+    let control = Control::start(&python);
     let stream = format!("127.0.0.1:{}", control.line()).parse().expect("it says its port");
+    Some((control, stream))
+}
+
+#[test]
+fn a_control_plane_made_from_the_proto_alone_drives_the_proxy() {
+    let Some((mut control, stream)) = started() else { return };
     let (first, second) = (Replica::start("v1"), Replica::start("v2"));
     control.command(&format!("point v1 {}", first.address()));
     let folder = folder();
@@ -132,14 +139,7 @@ fn a_control_plane_made_from_the_proto_alone_drives_the_proxy() {
 
 #[test]
 fn a_proxy_without_its_token_gets_nothing_from_it() {
-    let Some(python) = python("grpc, grpc_tools") else {
-        println!(
-            "skipped: no Python with grpcio-tools here; `pip install grpcio grpcio-tools`, or name one in REPOINT_TEST_PYTHON"
-        );
-        return;
-    };
-    let mut control = Control::start(&python);
-    let stream = format!("127.0.0.1:{}", control.line()).parse().expect("it says its port");
+    let Some((mut control, stream)) = started() else { return };
     let replica = Replica::start("v1");
     control.command(&format!("point v1 {}", replica.address()));
     let folder = folder();
